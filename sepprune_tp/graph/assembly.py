@@ -1,0 +1,162 @@
+"""From labels to groups: which channels of which layers form one prunable group.
+
+Channels that were united are one *component*: they stay or go together. A *group* gathers the
+components of a root layer, all of whose output channels it holds: the unit that torch-pruning
+scores and cuts, and that carries one gate a component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .labels import Channels
+from .tracer import Sites
+
+__all__ = ["ChannelSet", "Site", "assemble"]
+
+Owner = nn.Module | nn.Parameter
+
+
+@dataclass
+class Site:
+    """One side of one layer, with the component of each of its channels.
+
+    Attributes:
+        owner: The layer, or a bare parameter.
+        side: ``in`` or ``out`` (a layer that keeps channels apart has ``out`` only).
+        components: Component of each channel, shape (n,), int64; 0: none.
+    """
+
+    owner: Owner
+    side: str
+    components: Tensor
+
+    def where(self, members: Iterable[int]) -> Tensor:
+        """Indices of the channels that belong to the given components."""
+        wanted = torch.tensor(sorted(members), dtype=torch.long)
+        return torch.isin(self.components, wanted).nonzero().flatten()
+
+
+@dataclass
+class ChannelSet:
+    """The components of one group.
+
+    Attributes:
+        root: The site whose channels stand for the group's; every component is among them.
+        components: In the order of their first channel in the root.
+        sites: Every site that holds at least one of the components, root first.
+        reason: Why the group may not be pruned, or None.
+    """
+
+    root: Site
+    components: list[int]
+    sites: list[Site]
+    reason: str | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of channels (components)."""
+        return len(self.components)
+
+
+def resolve(traced: dict[Owner, Sites], channels: Channels) -> list[Site]:
+    """Replace labels by components, in order of execution."""
+    roots = channels.roots()
+    sites = []
+    for owner, labels in traced.items():
+        for side, values in (("in", labels.inputs), ("out", labels.outputs)):
+            if values is not None:
+                sites.append(Site(owner, side, roots[values]))
+    return sites
+
+
+def assemble(
+    traced: dict[Owner, Sites], channels: Channels, through: set[Owner]
+) -> list[ChannelSet]:
+    """Form groups from the labels that a trace left.
+
+    Args:
+        traced: Labels of each layer.
+        channels: The united channels.
+        through: Owners that keep channels apart and so make none of their own.
+
+    Returns:
+        Every group, also those that may not be pruned (with the reason).
+    """
+    sites = resolve(traced, channels)
+    holders: dict[int, list[Site]] = {}
+    for site in sites:
+        for component in torch.unique(site.components).tolist():
+            if component:
+                holders.setdefault(component, []).append(site)
+    makers = [s for s in sites if s.side == "out" and s.owner not in through]
+    done: set[int] = set()
+    groups = []
+    for maker in makers:
+        if not set(maker.components.tolist()) <= done:
+            family = _family(maker, holders, through)
+            while not set(maker.components.tolist()) <= done:
+                group = _group(family, done, holders, channels)
+                done.update(group.components)
+                groups.append(group)
+    return groups
+
+
+def _family(start: Site, holders: dict[int, list[Site]], through: set[Owner]) -> list[Site]:
+    """All makers that are linked to ``start`` by shared components."""
+    family, queue = [start], [start]
+    while queue:
+        site = queue.pop()
+        for component in set(site.components.tolist()):
+            for other in holders.get(component, []):
+                fresh = other.side == "out" and other.owner not in through
+                if fresh and all(other is not known for known in family):
+                    family.append(other)
+                    queue.append(other)
+    return family
+
+
+def _group(
+    family: list[Site], done: set[int], holders: dict[int, list[Site]], channels: Channels
+) -> ChannelSet:
+    """The group of the maker with the most components left, one channel each if possible."""
+
+    def rank(site: Site) -> tuple[int, bool]:
+        members = set(site.components.tolist())
+        return len(members - done), len(members) == site.components.numel()
+
+    root = max(family, key=rank)
+    ordered = list(dict.fromkeys(root.components.tolist()))
+    members = [c for c in ordered if c not in done]
+    sites = [root]
+    for component in members:
+        for site in holders[component]:
+            if all(site is not known for known in sites):
+                sites.append(site)
+    group = ChannelSet(root, members, sites)
+    group.reason = _why_not(group, ordered, channels)
+    return group
+
+
+def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str | None:
+    for component in group.components:
+        reason = channels.reason(component)
+        if reason is not None:
+            return reason
+    if len(group.components) < len(ordered):
+        return "part of its channels belongs to another group"
+    if group.size == 1:
+        single = group.root.components.numel() == 1
+        return "it is a single channel" if single else "all of its channels are coupled into one"
+    if not any(site.side == "in" for site in group.sites):
+        return "no layer with weights reads its channels"
+    for site in group.sites:
+        used = {c for c in site.components.tolist() if c}
+        if used <= set(group.components) and len(used) < 2:
+            return "it would leave a layer without channels"
+    return None

@@ -1,0 +1,182 @@
+"""Channel labels: which channel each element of a tensor came from, and which channels are one.
+
+A label is a positive integer, a channel of some layer; 0 stands for no channel (padding, constants).
+``Channels`` is a union-find over labels with the reasons why some of them may not go.
+``LabelStore`` keeps the labels of live tensors in a shadow of their *storage*: a view of the data is
+the same view of the shadow, so every operation that only rearranges memory needs no rule at all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+__all__ = ["Channels", "LabelStore", "constant_along", "merge_along", "varying_dims"]
+
+
+class Channels:
+    """Union-find over channel labels; a component is what must be kept or removed together."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = [0]
+        self._reason: dict[int, str] = {}
+
+    def fresh(self, count: int) -> Tensor:
+        """Make ``count`` new labels, shape (count,), int64."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return torch.arange(start, start + count)
+
+    def fixed(self, reason: str) -> int:
+        """Make one label that may not go, with the reason."""
+        label = int(self.fresh(1))
+        self.protect([label], reason)
+        return label
+
+    def find(self, label: int) -> int:
+        """The representative of a label's component."""
+        parent = self._parent
+        while parent[label] != label:
+            parent[label] = parent[parent[label]]
+            label = parent[label]
+        return label
+
+    def unite(self, one: int, other: int) -> None:
+        """Declare that two channels go together; 0 unites with nothing."""
+        if not one or not other:
+            return
+        one, other = self.find(one), self.find(other)
+        if one == other:
+            return
+        one, other = min(one, other), max(one, other)
+        self._parent[other] = one
+        reason = self._reason.pop(other, None)
+        if reason is not None:
+            self._reason.setdefault(one, reason)
+
+    def unite_all(self, labels: Tensor) -> None:
+        """Declare that all labels in a tensor are one channel."""
+        members = torch.unique(labels).tolist()
+        members = [m for m in members if m]
+        for member in members[1:]:
+            self.unite(members[0], member)
+
+    def roots(self) -> Tensor:
+        """Representative of every label, shape (labels + 1,), int64."""
+        return torch.tensor([self.find(label) for label in range(len(self._parent))])
+
+    def protect(self, labels: list[int], reason: str) -> None:
+        """Forbid the removal of channels; the first reason given is kept."""
+        for label in labels:
+            if label:
+                self._reason.setdefault(self.find(label), reason)
+
+    def reason(self, label: int) -> str | None:
+        """Why a channel may not go, or None if it may."""
+        return self._reason.get(self.find(label))
+
+
+class LabelStore:
+    """Labels of live tensors, kept in CPU shadows of their storages.
+
+    Entries hold weak references and are dropped with the data, so the extra memory is that of the
+    activations that are alive at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._shadows: dict[int, tuple[StorageWeakRef, Tensor, int]] = {}
+
+    def get(self, tensor: Tensor) -> Tensor | None:
+        """Labels of each element, shaped like ``tensor`` (int32, a view), or None: no channel."""
+        storage = tensor.untyped_storage()
+        entry = self._shadows.get(storage._cdata)
+        if entry is None:
+            return None
+        reference, shadow, item = entry
+        if reference.expired():
+            del self._shadows[storage._cdata]
+            return None
+        if item != tensor.element_size():
+            shadow = _resized(shadow, item, tensor.element_size())
+        return shadow.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def set(self, tensor: Tensor, labels: Tensor | int) -> None:
+        """Write the labels of each element; ``labels`` broadcasts to the shape of ``tensor``."""
+        storage = tensor.untyped_storage()
+        entry = self._shadows.get(storage._cdata)
+        item = tensor.element_size()
+        if entry is None or entry[0].expired() or entry[2] != item:
+            if len(self._shadows) > 4096:
+                self._drop_expired()
+            shadow = torch.zeros(storage.nbytes() // item, dtype=torch.int32)
+            entry = (StorageWeakRef(storage), shadow, item)
+            self._shadows[storage._cdata] = entry
+        view = entry[1].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.size(), strict=True)):
+            labels = torch.as_tensor(labels).expand(tensor.size())
+            for dim, stride in enumerate(tensor.stride()):
+                if stride == 0:
+                    view, labels = view.narrow(dim, 0, 1), labels.narrow(dim, 0, 1)
+        view.copy_(torch.as_tensor(labels))
+
+    def collect(self) -> None:
+        """Drop the shadows of storages that are gone."""
+        self._drop_expired()
+
+    def _drop_expired(self) -> None:
+        self._shadows = {k: e for k, e in self._shadows.items() if not e[0].expired()}
+
+
+def _resized(shadow: Tensor, item: int, new_item: int) -> Tensor:
+    """Shadow of the same bytes read as elements of another size (complex as pairs of reals)."""
+    if item > new_item:
+        return shadow.repeat_interleave(item // new_item)
+    factor = new_item // item
+    return shadow[: shadow.numel() // factor * factor].view(-1, factor).amax(1)
+
+
+def constant_along(labels: Tensor, dim: int) -> bool:
+    """Whether labels do not change along ``dim``, zeros (no channel) aside."""
+    if labels.size(dim) <= 1 or labels.stride(dim) == 0:
+        return True
+    first = labels.narrow(dim, 0, 1)
+    if bool((labels == first).all()):
+        return True
+    if bool(labels.all()):
+        return False
+    highest = labels.amax(dim, keepdim=True)
+    return bool(((labels == highest) | (labels == 0)).all())
+
+
+def varying_dims(labels: Tensor) -> list[int]:
+    """Axes along which labels change: the channel axes."""
+    dims = []
+    for dim in range(labels.dim()):
+        if not constant_along(labels, dim):
+            dims.append(dim)
+        elif labels.size(dim) > 1:
+            labels = labels.amax(dim, keepdim=True)  # exact: constant but for zeros
+    return dims
+
+
+def merge_along(labels: Tensor, axis: int, channels: Channels) -> Tensor:
+    """One label for each index along ``axis``; different labels at one index are united.
+
+    Args:
+        labels: Labels of the elements of a tensor.
+        axis: The axis to keep.
+        channels: Where unions are recorded.
+
+    Returns:
+        Labels, shape (size of ``axis``,), int64; 0 where there is none.
+    """
+    for dim in range(labels.dim()):
+        if dim != axis and labels.stride(dim) == 0:
+            labels = labels.narrow(dim, 0, 1)
+    rows = labels.movedim(axis, 0).flatten(1)
+    highest = rows.amax(1)
+    mixed = ((rows != highest[:, None]) & (rows != 0)).any(1)
+    for index in mixed.nonzero().flatten().tolist():
+        channels.unite_all(rows[index])
+    return highest.long()

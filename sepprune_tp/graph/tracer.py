@@ -1,0 +1,304 @@
+"""Run a model once with labels beside its tensors, and record what each layer reads and makes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from ..layers import LayerRule, rule_of
+from .labels import Channels, LabelStore, merge_along, varying_dims
+from .operations import rule_for
+
+__all__ = ["Sites", "Tracer"]
+
+_OUR_FILES = str(Path(__file__).resolve().parent.parent)
+_TORCH_FILES = str(Path(torch.__file__).resolve().parent)
+
+
+@dataclass
+class Sites:
+    """Labels of one layer, by channel index.
+
+    Attributes:
+        rule: The layer's rule; None for a bare parameter.
+        inputs: Label of each input channel, shape (n_in,), or None if the layer keeps channels
+            apart (then ``outputs`` tells both).
+        outputs: Label of each output channel, shape (n_out,), or None if they cannot be cut.
+    """
+
+    rule: LayerRule | None
+    inputs: Tensor | None
+    outputs: Tensor | None
+
+
+class Tracer(TorchDispatchMode):
+    """Labels every tensor of one eager forward pass.
+
+    Attributes:
+        store: Labels of live tensors.
+        channels: All channels, united where they met.
+        sites: For each layer (or bare parameter) its labels, in order of execution.
+        meetings: For explanations: label -> names of the places where it was united.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.store = LabelStore()
+        self.channels = Channels()
+        self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
+        self.parameter_dims: dict[nn.Parameter, int] = {}
+        self._names = {module: name for name, module in model.named_modules()}
+        self._stack: list[nn.Module] = []
+        self._inside_layer = 0
+        self._owned = {t.untyped_storage()._cdata: (n, t) for n, t in _state(model)}
+        self._shared = _shared_parameters(model)
+
+    # -- one pass ---------------------------------------------------------------------------------
+
+    def run(self, call: Callable[[], Any], example_inputs: Any) -> None:
+        """Trace one forward pass.
+
+        Args:
+            call: Runs the model on the example.
+            example_inputs: The tensors of the example, whose channels are the model's input.
+        """
+        modes = {module: module.training for module in self.model.modules()}
+        with torch.no_grad(), self._watching_modules():
+            self.model.eval()
+            try:
+                label = self.channels.fixed("it meets the model's input")
+                _each_tensor(example_inputs, lambda t: self.store.set(t, label))
+                with self:
+                    output = call()
+                _each_tensor(output, self._protect_output)
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+
+    def _protect_output(self, tensor: Tensor) -> None:
+        labels = self.store.get(tensor)
+        if labels is not None:
+            self.channels.protect(torch.unique(labels).tolist(), "it is an output of the model")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if not self._inside_layer:
+            rule = rule_for(func)
+            if rule is not None:
+                rule(self, func, args, kwargs, output)
+            else:
+                self._unknown(func, args, kwargs, output)
+        return output
+
+    def _unknown(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+        entering: list[Tensor] = []
+        _each_tensor((args, kwargs), lambda t: entering.append(t))
+        labels = [x for x in map(self.store.get, entering) if x is not None]
+        if not labels:
+            return
+        name = str(func.overloadpacket.__name__)
+        self.protect(labels, f"operation '{name}' has no rule and may mix channels")
+        label = self.channels.fixed(f"it is made by '{name}', which has no rule, {self._where()}")
+        _each_tensor(output, lambda t: self.store.set(t, label))
+
+    # -- what operation rules use -------------------------------------------------------------------
+
+    def protect(self, labels: Sequence[Tensor], why: str) -> None:
+        """Protect every channel in ``labels`` with a reason and the place in the code."""
+        where = self._where()
+        for tensor in labels:
+            self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer of the model, or a view of one."""
+        return tensor.untyped_storage()._cdata in self._owned
+
+    def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
+        """Record that a bare parameter is indexed by the channels that it met."""
+        name, owner = self._owned[tensor.untyped_storage()._cdata]
+        full = tensor.reshape((1,) * (labels.dim() - tensor.dim()) + tuple(tensor.shape))
+        axes = [d for d in varying_dims(labels) if full.size(d) > 1]
+        if not axes:
+            return
+        along = [d for d in range(owner.dim()) if owner.size(d) == full.size(axes[0])]
+        simple = full.shape[-owner.dim() :] == owner.shape or tensor.numel() == owner.numel()
+        if len(axes) > 1 or len(along) != 1 or not isinstance(owner, nn.Parameter) or not simple:
+            self.protect([labels], f"'{name}' meets it in a way that has no rule")
+            return
+        merged = merge_along(labels, axes[0], self.channels)
+        known = self.sites.get(owner)
+        if known is not None and known.outputs is not None:
+            self._unite(known.outputs, merged)
+        else:
+            self.sites[owner] = Sites(None, None, merged)
+            self.parameter_dims[owner] = along[0]
+
+    # -- layers -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _watching_modules(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module in self.model.modules():
+                rule = rule_of(module)
+                before = module.register_forward_pre_hook(self._enter(rule), prepend=True)
+                stack.callback(before.remove)
+                after = module.register_forward_hook(self._leave(rule), with_kwargs=True)
+                stack.callback(after.remove)
+            yield
+
+    def _enter(self, rule: LayerRule | None) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            self._stack.append(module)
+            self._inside_layer += rule is not None
+
+        return hook
+
+    def _leave(self, rule: LayerRule | None) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if rule is not None:
+                self._inside_layer -= 1
+                if not self._inside_layer:
+                    with torch._C._DisableTorchDispatch():
+                        self._layer(rule, module, args, kwargs, output)
+            self._stack.pop()
+
+        return hook
+
+    def _layer(self, rule: LayerRule, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        result = rule.output(out)
+        entering: list[Tensor] = []
+        _each_tensor((args, kwargs), lambda t: entering.append(t))
+        why = rule.refuses(module)
+        if why is None and module in self._shared:
+            why = "its weights are shared with another layer"
+        if why is None and not isinstance(result, Tensor):
+            why = "it returns something other than a tensor"
+        if why is not None:
+            self._refused(module, why, entering, out)
+            return
+        axis = rule.axis(module, entering[0])
+        labels = self.store.get(entering[0])
+        if rule.relation == "through":
+            self._through(rule, module, labels, axis, result)
+        else:
+            self._maps(rule, module, labels, axis, result)
+        _each_tensor(out, lambda t: self._protect_rest(t, result, module))
+
+    def _refused(self, module: nn.Module, why: str, entering: list[Tensor], out: Any) -> None:
+        reason = f"layer '{self._names[module]}' cannot be cut: {why}"
+        labels = [x for x in map(self.store.get, entering) if x is not None]
+        for tensor in labels:
+            self.channels.protect(torch.unique(tensor).tolist(), reason)
+        label = self.channels.fixed(reason)
+        _each_tensor(out, lambda t: self.store.set(t, label))
+
+    def _through(
+        self, rule: LayerRule, module: nn.Module, labels: Tensor | None, axis: int, out: Tensor
+    ) -> None:
+        if labels is None:
+            return
+        merged = merge_along(labels, axis, self.channels)
+        self._tie_parts(merged, rule.ties(module)[0])
+        self._record(module, Sites(rule, None, merged))
+        self.store.set(out, _along(merged, rule.axis(module, out), out))
+
+    def _maps(
+        self, rule: LayerRule, module: nn.Module, labels: Tensor | None, axis: int, out: Tensor
+    ) -> None:
+        inputs = None
+        tie_in, tie_out = rule.ties(module)
+        if rule.reads(module):
+            if labels is None:
+                inputs = torch.zeros(rule.n_in(module), dtype=torch.long)
+            else:
+                inputs = merge_along(labels, axis, self.channels)
+                self._lost(labels, axis, module)
+            self._tie_parts(inputs, tie_in)
+        known = self.sites.get(module)
+        made = self.channels.fresh(rule.n_out(module)) if known is None else known.outputs
+        assert made is not None
+        self._tie_parts(made, tie_out)
+        self._record(module, Sites(rule, inputs, made))
+        index = torch.tensor(rule.output_index(module))
+        self.store.set(out, _along(made[index], rule.axis(module, out), out))
+
+    def _lost(self, labels: Tensor, axis: int, module: nn.Module) -> None:
+        """Channels that lie along an axis other than the one that the layer reads."""
+        for dim in varying_dims(labels):
+            if dim != axis and labels.size(axis) == 1:
+                name = self._names[module]
+                self.protect([labels], f"layer '{name}' takes its channels for positions")
+                return
+
+    def _protect_rest(self, tensor: Tensor, result: Tensor, module: nn.Module) -> None:
+        if tensor is not result and self.store.get(tensor) is None:
+            reason = f"it is a state that layer '{self._names[module]}' returns beside its output"
+            self.store.set(tensor, self.channels.fixed(reason))
+
+    def _record(self, module: nn.Module, sites: Sites) -> None:
+        known = self.sites.get(module)
+        if known is None:
+            self.sites[module] = sites
+            return
+        for old, new in ((known.inputs, sites.inputs), (known.outputs, sites.outputs)):
+            if old is not None and new is not None:
+                self._unite(old, new)
+
+    def _unite(self, one: Tensor, other: Tensor) -> None:
+        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            self.channels.unite(a, b)
+
+    def _tie_parts(self, labels: Tensor, parts: int) -> None:
+        if parts > 1 and labels.numel() % parts == 0:
+            for column in labels.view(parts, -1).unbind(1):
+                self.channels.unite_all(column)
+
+    def _where(self) -> str:
+        module = self._names.get(self._stack[-1], "") if self._stack else ""
+        frame = sys._getframe(1)
+        while frame is not None:
+            path = frame.f_code.co_filename
+            if not path.startswith((_OUR_FILES, _TORCH_FILES, "<")):
+                place = f"{Path(path).name}:{frame.f_lineno}"
+                return f"in '{module or 'the model'}' ({place})"
+            frame = frame.f_back  # type: ignore[assignment]
+        return f"in '{module or 'the model'}'"
+
+
+def _along(labels: Tensor, axis: int, out: Tensor) -> Tensor:
+    shape = [1] * out.dim()
+    shape[axis] = -1
+    return labels.view(shape).expand(out.shape)
+
+
+def _each_tensor(values: Any, visit: Callable[[Tensor], object]) -> None:
+    tree_map(lambda v: visit(v) if isinstance(v, Tensor) else None, values)
+
+
+def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _shared_parameters(model: nn.Module) -> set[nn.Module]:
+    """Layers that hold a parameter which another layer holds too."""
+    holders: dict[nn.Parameter, list[nn.Module]] = {}
+    for module in model.modules():
+        rule = rule_of(module)
+        if rule is not None:
+            for parameter in rule.parameters(module):
+                if module not in holders.setdefault(parameter, []):
+                    holders[parameter].append(module)
+    return {m for modules in holders.values() if len(modules) > 1 for m in modules}

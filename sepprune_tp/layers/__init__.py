@@ -1,0 +1,97 @@
+"""Rules: what each kind of layer is to the graph, the gates and the profile.
+
+``rule_of(module)`` finds the rule of a layer; ``register_rule`` adds one. Rules of layers that come
+from other packages (Asteroid's norms and filterbanks) live in ``sepprune_tp.architectures`` and are
+loaded the first time that a module of such a package is met.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from torch import nn
+
+from ..errors import InputError
+from .base import LayerRule
+from .conv import ConvRule, DepthwiseConvRule
+from .linear import LinearRule
+from .norm import BatchNormRule, GroupNormRule, InstanceNormRule, LayerNormRule, PReLURule
+from .recurrent import RecurrentRule
+
+__all__ = ["LayerRule", "list_rules", "register_rule", "rule_of"]
+
+_RULES: dict[type[nn.Module], LayerRule] = {}
+_DEPTHWISE = DepthwiseConvRule()
+_PLUGINS = {
+    "asteroid": "sepprune_tp.architectures.asteroid_layers",
+    "asteroid_filterbanks": "sepprune_tp.architectures.asteroid_layers",
+}
+
+
+def register_rule(rule: LayerRule, *types: type[nn.Module]) -> None:
+    """Say which rule holds for modules of ``types`` and subclasses that keep their ``forward``.
+
+    Args:
+        rule: The rule.
+        *types: Module classes.
+
+    Raises:
+        InputError: If a class already has a rule.
+    """
+    for cls in types:
+        if cls in _RULES:
+            raise InputError(f"{cls.__qualname__} already has a rule: {_RULES[cls]}")
+        _RULES[cls] = rule
+
+
+def list_rules() -> dict[str, str]:
+    """Qualified class names that have a rule, each with the rule's class name."""
+    return {f"{c.__module__}.{c.__qualname__}": type(r).__name__ for c, r in _RULES.items()}
+
+
+def rule_of(module: nn.Module) -> LayerRule | None:
+    """Find the rule of a layer.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The rule, or None if no rule is known for its class or a subclass changed ``forward``.
+    """
+    cls = type(module)
+    plugin = _PLUGINS.get(cls.__module__.partition(".")[0])
+    if plugin is not None:
+        importlib.import_module(plugin)
+    for base in cls.__mro__:
+        if base in _RULES:
+            if getattr(cls, "forward", None) is not getattr(base, "forward", None):
+                return None
+            return _refine(_RULES[base], module)
+    return None
+
+
+def _refine(rule: LayerRule, module: nn.Module) -> LayerRule | None:
+    """Choose by configuration where one class has several behaviours."""
+    if isinstance(rule, ConvRule) and 1 < module.groups == module.in_channels == module.out_channels:  # type: ignore[operator]
+        return _DEPTHWISE
+    if isinstance(rule, PReLURule) and module.num_parameters == 1:
+        return None  # one slope for all: no channels to keep track of
+    return rule
+
+
+register_rule(
+    ConvRule(),
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+register_rule(LinearRule(), nn.Linear)
+register_rule(RecurrentRule(), nn.LSTM, nn.GRU, nn.RNN)
+register_rule(BatchNormRule(), nn.modules.batchnorm._BatchNorm)
+register_rule(InstanceNormRule(), nn.modules.instancenorm._InstanceNorm)
+register_rule(GroupNormRule(), nn.GroupNorm)
+register_rule(LayerNormRule(), nn.LayerNorm)
+register_rule(PReLURule(), nn.PReLU)

@@ -1,0 +1,161 @@
+"""What the graph, the gates and the profile need to know of one kind of layer: one abstract class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch_pruning.pruner.function import BasePruningFunc
+
+__all__ = ["Count", "LayerRule", "masked", "swapped_parameters"]
+
+Count = TypeVar("Count", int, Tensor)
+"""A number of channels: an exact ``int``, or a differentiable 0-d tensor."""
+
+
+class LayerRule(ABC):
+    """Knowledge of one kind of layer.
+
+    Laws that every rule keeps, for a layer with ``n_in`` input and ``n_out`` output channels:
+
+    * removing the closed channels with :meth:`pruner` and running the layer gives what
+      :meth:`run_gated` gives with the same masks, on every open output channel;
+    * with all channels open, :meth:`run_gated` is the layer itself;
+    * :meth:`params` and :meth:`macs` of the kept counts are those of the pruned layer, exactly.
+    """
+
+    kind: ClassVar[str]
+    """Word for reports: ``conv``, ``linear``, ``rnn``, ``norm``, ``filterbank``..."""
+
+    relation: ClassVar[Literal["maps", "through"]] = "maps"
+    """``maps``: makes new channels from all input channels; ``through``: keeps each channel apart."""
+
+    @abstractmethod
+    def pruner(self, module: nn.Module) -> BasePruningFunc:
+        """Return the torch-pruning functions that cut this layer."""
+
+    def refuses(self, module: nn.Module) -> str | None:
+        """Return why the channels of this layer cannot be cut, or None if they can."""
+        return None
+
+    def n_in(self, module: nn.Module) -> int:
+        """Number of input channels of the layer."""
+        return int(self.pruner(module).get_in_channels(module))
+
+    def n_out(self, module: nn.Module) -> int:
+        """Number of output channels of the layer."""
+        return int(self.pruner(module).get_out_channels(module))
+
+    def parameters(self, module: nn.Module) -> list[nn.Parameter]:
+        """The parameters that this rule cuts and counts."""
+        return list(module.parameters())
+
+    # -- labels ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+        """Axis of ``tensor`` (an input or output of the layer) that holds the channels."""
+
+    def output(self, output: Any) -> Tensor:
+        """The tensor that carries the output channels, from what the layer returned."""
+        return output[0] if isinstance(output, tuple) else output
+
+    def output_index(self, module: nn.Module) -> list[int]:
+        """For each position along the output axis, the output channel that it belongs to."""
+        return list(range(self.n_out(module)))
+
+    def ties(self, module: nn.Module) -> tuple[int, int]:
+        """How many equal parts of the input and output channels must shrink alike (1: free)."""
+        return 1, 1
+
+    # -- gates ----------------------------------------------------------------------------------
+
+    def pools_channels(self, module: nn.Module) -> bool:
+        """Whether statistics are taken over several channels (a closed one must not count)."""
+        return False
+
+    def reads(self, module: nn.Module) -> bool:
+        """Whether the layer reads its input channels through weights that a gate can scale."""
+        return self.relation == "maps"
+
+    def remembers(self, module: nn.Module) -> bool:
+        """Whether the layer reads its own output channels (recurrence)."""
+        return False
+
+    def run_gated(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        mask_in: Tensor | None,
+        mask_out: Tensor | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Run the layer as if the closed channels were not there.
+
+        Args:
+            module: The layer.
+            forward: Its own forward.
+            mask_in: Gate of each input channel, shape (n_in,), or None: all open.
+            mask_out: Gate of each output channel, shape (n_out,), or None: all open.
+            args: Positional arguments of the layer.
+            kwargs: Keyword arguments of the layer.
+
+        Returns:
+            What the layer returns; closed output channels hold values that nobody reads.
+        """
+        if mask_in is None:
+            return forward(*args, **kwargs)
+        with swapped_parameters(module, self.gated_parameters(module, mask_in)):
+            return forward(*args, **kwargs)
+
+    def gated_parameters(self, module: nn.Module, mask_in: Tensor) -> dict[str, Tensor]:
+        """Parameters by dotted name with the slice that reads each input channel scaled by its gate."""
+        return {}
+
+    # -- cost -----------------------------------------------------------------------------------
+
+    def positions(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+        """Positions (batch x time ...) that one call works on; MACs are proportional to it."""
+        tensor = self.output(output)
+        return tensor.numel() // max(1, tensor.shape[self.axis(module, tensor)])
+
+    def macs(self, module: nn.Module, positions: int, n_in: Count, n_out: Count) -> Count:
+        """Multiply-accumulates with weights of one call, for any number of channels."""
+        return n_out * 0
+
+    @abstractmethod
+    def params(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+        """Number of parameters for any number of channels."""
+
+
+@contextmanager
+def swapped_parameters(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let a module see other tensors in place of its parameters, for one call.
+
+    Args:
+        module: The module.
+        tensors: Dotted parameter name to tensor; the parameters themselves are not touched.
+    """
+    saved: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    try:
+        for name, tensor in tensors.items():
+            path, _, leaf = name.rpartition(".")
+            owner = module.get_submodule(path)
+            saved.append((owner, leaf, owner._parameters[leaf]))
+            owner._parameters[leaf] = tensor  # type: ignore[assignment]
+        yield
+    finally:
+        for owner, leaf, parameter in saved:
+            owner._parameters[leaf] = parameter
+
+
+def masked(weight: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Scale the slices of ``weight`` along ``dim`` by ``mask`` of shape (weight.shape[dim],)."""
+    shape = [1] * weight.dim()
+    shape[dim] = -1
+    return weight * mask.to(device=weight.device, dtype=weight.dtype).view(shape)

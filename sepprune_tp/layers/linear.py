@@ -1,0 +1,33 @@
+"""Linear layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch_pruning import ops
+from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
+
+from .base import Count, LayerRule, masked
+
+__all__ = ["LinearRule"]
+
+
+class LinearRule(LayerRule):
+    """``nn.Linear``: features on the last axis, weight (out, in)."""
+
+    kind = "linear"
+
+    def pruner(self, module: nn.Module) -> BasePruningFunc:
+        return PrunerBox[ops.OPTYPE.LINEAR]
+
+    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+        return tensor.dim() - 1
+
+    def gated_parameters(self, module: nn.Module, mask_in: Tensor) -> dict[str, Tensor]:
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return {"weight": masked(weight, mask_in, 1)}
+
+    def macs(self, module: nn.Module, positions: int, n_in: Count, n_out: Count) -> Count:
+        return n_in * n_out * positions
+
+    def params(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+        return n_in * n_out + n_out if module.bias is not None else n_in * n_out

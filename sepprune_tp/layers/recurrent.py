@@ -1,0 +1,177 @@
+"""LSTM, GRU and RNN: any number of layers, one or two directions, no projections.
+
+A hidden unit is one channel of the whole module: ``nn.LSTM`` has one ``hidden_size`` for all its
+layers and directions, so unit ``j`` goes from all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_pruning.pruner.function import BasePruningFunc
+
+from ..errors import GraphError
+from .base import Count, LayerRule, masked
+
+__all__ = ["RecurrentPruner", "RecurrentRule"]
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+"""Rows of the weights for each hidden unit, by ``module.mode`` (torch.nn.modules.rnn)."""
+
+
+def _gates(module: nn.RNNBase) -> int:
+    return _GATES[module.mode]
+
+
+def _weight_names(module: nn.RNNBase) -> list[tuple[int, str]]:
+    suffixes = ["", "_reverse"] if module.bidirectional else [""]
+    return [(layer, suffix) for layer in range(module.num_layers) for suffix in suffixes]
+
+
+class RecurrentPruner(BasePruningFunc):
+    """Cuts inputs or hidden units of an LSTM, GRU or RNN."""
+
+    def prune_out_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
+        """Remove hidden units ``idxs`` from all layers and directions."""
+        _refuse_projection(layer)
+        hidden = layer.hidden_size
+        keep = _kept(hidden, idxs)
+        rows = [gate * hidden + unit for gate in range(_gates(layer)) for unit in keep]
+        directions = 2 if layer.bidirectional else 1
+        columns = [d * hidden + unit for d in range(directions) for unit in keep]
+        for number, suffix in _weight_names(layer):
+            tail = f"l{number}{suffix}"
+            self._cut(layer, f"weight_hh_{tail}", rows, keep)
+            self._cut(layer, f"weight_ih_{tail}", rows, columns if number else None)
+            if layer.bias:
+                self._cut(layer, f"bias_ih_{tail}", rows, None)
+                self._cut(layer, f"bias_hh_{tail}", rows, None)
+        layer.hidden_size = len(keep)
+        return layer
+
+    def prune_in_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
+        """Remove input features ``idxs``, which only the first layer reads."""
+        keep = _kept(layer.input_size, idxs)
+        for number, suffix in _weight_names(layer):
+            if number == 0:
+                self._cut(layer, f"weight_ih_l0{suffix}", None, keep)
+        layer.input_size = len(keep)
+        return layer
+
+    def _cut(
+        self, layer: nn.RNNBase, name: str, rows: list[int] | None, columns: list[int] | None
+    ) -> None:
+        parameter = getattr(layer, name)
+        if rows is not None:
+            parameter = self._prune_parameter_and_grad(parameter, rows, 0)
+        if columns is not None:
+            parameter = self._prune_parameter_and_grad(parameter, columns, 1)
+        setattr(layer, name, parameter)
+
+    def get_out_channels(self, layer: nn.RNNBase) -> int:
+        """Hidden units."""
+        return layer.hidden_size
+
+    def get_in_channels(self, layer: nn.RNNBase) -> int:
+        """Input features."""
+        return layer.input_size
+
+
+def _kept(size: int, removed: Sequence[int]) -> list[int]:
+    return sorted(set(range(size)) - set(removed))
+
+
+def _refuse_projection(layer: nn.RNNBase) -> None:
+    if layer.proj_size:
+        raise GraphError(
+            f"an LSTM with proj_size={layer.proj_size} cannot be pruned: its hidden units and its "
+            "outputs are different channels. Rebuild it with proj_size=0 and a Linear behind it."
+        )
+
+
+class RecurrentRule(LayerRule):
+    """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``: features on the last axis."""
+
+    kind = "rnn"
+    _pruner = RecurrentPruner()
+
+    def pruner(self, module: nn.Module) -> BasePruningFunc:
+        return self._pruner
+
+    def refuses(self, module: nn.Module) -> str | None:
+        if module.proj_size:
+            return f"an LSTM with proj_size={module.proj_size}: outputs are not its hidden units"
+        return None
+
+    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+        return tensor.dim() - 1
+
+    def output_index(self, module: nn.Module) -> list[int]:
+        hidden = self.n_out(module)
+        return [unit for _ in range(_directions(module)) for unit in range(hidden)]
+
+    def remembers(self, module: nn.Module) -> bool:
+        return True
+
+    def run_gated(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        mask_in: Tensor | None,
+        mask_out: Tensor | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        if mask_in is None and mask_out is None:
+            return forward(*args, **kwargs)
+        assert isinstance(module, nn.RNNBase)
+        names, saved = module._flat_weights_names, module._flat_weights
+        module._flat_weights = [
+            _gated_weight(module, name, weight, mask_in, mask_out)  # type: ignore[arg-type]
+            for name, weight in zip(names, saved, strict=True)
+        ]
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            module._flat_weights = saved
+
+    def positions(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+        tensor = self.output(output)
+        return tensor.numel() // tensor.shape[-1]
+
+    def macs(self, module: nn.Module, positions: int, n_in: Count, n_out: Count) -> Count:
+        return self._weights(module, n_in, n_out) * positions
+
+    def params(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+        assert isinstance(module, nn.RNNBase)
+        biases = 2 * _gates(module) * _directions(module) * module.num_layers * bool(module.bias)
+        return self._weights(module, n_in, n_out) + n_out * biases
+
+    def _weights(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+        assert isinstance(module, nn.RNNBase)
+        directions = _directions(module)
+        first = n_out * (n_in + n_out)
+        others = n_out * n_out * ((directions + 1) * (module.num_layers - 1))
+        return (first + others) * (_gates(module) * directions)
+
+
+def _directions(module: nn.Module) -> int:
+    return 2 if module.bidirectional else 1
+
+
+def _gated_weight(
+    module: nn.RNNBase, name: str, weight: Tensor, mask_in: Tensor | None, mask_out: Tensor | None
+) -> Tensor:
+    """Scale the columns of one weight by the gates of the channels that they read."""
+    if name.startswith("weight_hh"):
+        mask = mask_out
+    elif name.startswith("weight_ih_l0"):
+        mask = mask_in
+    elif name.startswith("weight_ih"):
+        mask = None if mask_out is None else torch.cat([mask_out] * _directions(module))
+    else:
+        mask = None
+    return weight if mask is None else masked(weight, mask, 1)
