@@ -8,7 +8,7 @@ scores and cuts, and that carries one gate a component.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,6 @@ class ChannelSet:
     components: list[int]
     sites: list[Site]
     reason: str | None = None
-    extra: dict[str, object] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -109,16 +108,15 @@ def assemble(
 
 def _family(start: Site, holders: dict[int, list[Site]], through: set[Owner]) -> list[Site]:
     """All makers that are linked to ``start`` by shared components."""
-    family, queue = [start], [start]
+    family, queue, seen = {id(start): start}, [start], set[int]()
     while queue:
-        site = queue.pop()
-        for component in set(site.components.tolist()):
+        for component in set(queue.pop().components.tolist()) - seen:
+            seen.add(component)
             for other in holders.get(component, []):
-                fresh = other.side == "out" and other.owner not in through
-                if fresh and all(other is not known for known in family):
-                    family.append(other)
+                if other.side == "out" and other.owner not in through and id(other) not in family:
+                    family[id(other)] = other
                     queue.append(other)
-    return family
+    return list(family.values())
 
 
 def _group(
@@ -133,12 +131,10 @@ def _group(
     root = max(family, key=rank)
     ordered = list(dict.fromkeys(root.components.tolist()))
     members = [c for c in ordered if c not in done]
-    sites = [root]
+    sites = {id(root): root}
     for component in members:
-        for site in holders[component]:
-            if all(site is not known for known in sites):
-                sites.append(site)
-    group = ChannelSet(root, members, sites)
+        sites.update((id(site), site) for site in holders[component])
+    group = ChannelSet(root, members, list(sites.values()))
     group.reason = _why_not(group, ordered, channels)
     return group
 

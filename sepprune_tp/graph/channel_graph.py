@@ -17,10 +17,13 @@ from ..architectures import adapters_in, separator_of, sync_attributes
 from ..errors import GraphError, InputError
 from ..layers import rule_of
 from .assembly import ChannelSet, Owner, Site, assemble
+from .cuts import Cut, publish
 from .group import ChannelGroup, build_group, parameter_node, surviving
 from .tracer import Tracer
 
 __all__ = ["ChannelGraph", "Scope", "channel_graph"]
+
+_SHORT = 2000  # samples of a waveform that are traced when the example is longer
 
 Scope = str | Sequence[nn.Module]
 """``"separator"``, ``"all"``, or modules: groups whose channels are all made inside them."""
@@ -102,25 +105,38 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
         for kind, pruner in (customized_pruners or {}).items():
             self.register_customized_layer(kind, pruner)
         inside = self._modules_in_scope(model)
-        tracer = Tracer(model)
-        example = example_inputs
-
-        def call() -> Any:
-            output = _forward(model, example, forward_fn)
-            return output if output_transform is None else output_transform(output)
-
-        try:
-            tracer.run(call, example)
-        except (GraphError, InputError):
-            raise
-        except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
-            raise GraphError(
-                f"{type(model).__name__} did not run on the example input "
-                f"{_describe(example)}: {error}. Give an input of the shape (and sample rate) that "
-                "the model takes, for a separator usually a mixture of shape (batch, time)."
-            ) from error
+        tracer = self._trace_shortest(model, example_inputs, forward_fn, output_transform)
         self._finish(model, tracer, inside)
         return self
+
+    def _trace_shortest(
+        self,
+        model: nn.Module,
+        example: Any,
+        forward_fn: Callable[[nn.Module, Any], Any] | None,
+        output_transform: Callable[[Any], Any] | None,
+    ) -> Tracer:
+        """Trace on a short piece of a long example if the model takes it: couplings are the same."""
+        for inputs, last in ((_shortened(example), False), (example, True)):
+            tracer = Tracer(model)
+
+            def call(inputs: Any = inputs) -> Any:
+                output = _forward(model, inputs, forward_fn)
+                return output if output_transform is None else output_transform(output)
+
+            try:
+                if inputs is not None:
+                    tracer.run(call, inputs)
+                    return tracer
+            except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+                if last:
+                    raise GraphError(
+                        f"{type(model).__name__} did not run on the example input "
+                        f"{_describe(example)}: {error}. Give an input of the shape (and sample "
+                        "rate) that the model takes, for a separator usually a mixture of shape "
+                        "(batch, time)."
+                    ) from error
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _modules_in_scope(self, model: nn.Module) -> set[nn.Module] | None:
         if isinstance(self.scope, str):
@@ -332,22 +348,19 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
 
     def _cut(self, channel_set: ChannelSet, dep: Any, side: str, idxs: list[int]) -> None:
         owner = dep.target.module
-        flags = _flags(owner)
+        name, flags = self._name(owner), _flags(owner)
         dep.handler.__self__.pruning_dim = dep.target.pruning_dim
         result = dep.handler(owner, idxs)
         if isinstance(owner, nn.Parameter):
             self._replace_parameter(owner, result)
         else:
             _restore_flags(owner, flags)
-        for other in self.sets:
-            for site in other.sites:
-                if site.owner is owner and site.side == side:
-                    keep = surviving(site.components.numel(), idxs)
-                    _shrink(site, keep, idxs)
-                    if isinstance(owner, nn.Parameter):
-                        site.owner = result
         for site in _unique_sites(self.sets):
-            site.__dict__.pop("_shrunk", None)
+            if site.owner is owner and site.side == side:
+                site.components = site.components[surviving(site.components.numel(), idxs)]
+                if isinstance(owner, nn.Parameter):
+                    site.owner = result
+        publish(self.model, Cut(name, side, idxs))
 
     def _replace_parameter(self, old: nn.Parameter, new: nn.Parameter) -> None:
         name = self._param_to_name.pop(old)
@@ -411,6 +424,14 @@ class _Tied:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pruner, name)
 
+    @property
+    def pruning_dim(self) -> int:
+        return int(self._pruner.pruning_dim)
+
+    @pruning_dim.setter
+    def pruning_dim(self, dim: int) -> None:
+        self._pruner.pruning_dim = dim
+
     def get_out_channel_groups(self, layer: nn.Module) -> int:
         return self._parts
 
@@ -426,6 +447,14 @@ def _forward(model: nn.Module, example: Any, forward_fn: Callable[..., Any] | No
     if isinstance(example, (tuple, list)):
         return model(*example)
     return model(example)
+
+
+def _shortened(example: Any) -> Any:
+    """The example cut to its first samples if it is one long waveform tensor, else None."""
+    if isinstance(example, Tensor) and example.is_floating_point() and example.dim() <= 3:
+        if example.size(-1) > 2 * _SHORT and example.numel() >= 2 * _SHORT:
+            return example[..., :_SHORT].contiguous()
+    return None
 
 
 def _describe(example: Any) -> str:
@@ -465,13 +494,6 @@ def _restore_flags(owner: nn.Module, flags: dict[str, bool]) -> None:
 
 def _unique_sites(sets: list[ChannelSet]) -> list[Site]:
     return list({id(site): site for s in sets for site in s.sites}.values())
-
-
-def _shrink(site: Site, keep: Tensor, removed: list[int]) -> None:
-    """Drop removed channels from a site once, though several sets may share it."""
-    if not site.__dict__.get("_shrunk"):
-        site.components = site.components[keep]
-        site.__dict__["_shrunk"] = True
 
 
 @contextmanager

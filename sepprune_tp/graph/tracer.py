@@ -63,6 +63,11 @@ class Tracer(TorchDispatchMode):
         self._owned = {t.untyped_storage()._cdata: (n, t) for n, t in _state(model)}
         self._shared = _shared_parameters(model)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare the first trace the 2 s that importing the compiler takes; we compile nothing."""
+        return False
+
     # -- one pass ---------------------------------------------------------------------------------
 
     def run(self, call: Callable[[], Any], example_inputs: Any) -> None:

@@ -1,0 +1,266 @@
+"""``GateSet``: one gate for each channel of each group, exact with respect to pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..graph import ChannelGraph, Scope
+from ..graph.assembly import ChannelSet
+from .cost import Cost, CostModel
+from .parametrisation import Parametrisation, parametrisation
+from .patching import GatedLayer, gated_layers, patch, unpatch
+
+__all__ = ["GateGroup", "GateSet"]
+
+
+@dataclass(frozen=True)
+class GateGroup:
+    """One gated channel group.
+
+    Attributes:
+        name: Dotted name of its root layer.
+        size: Number of channels.
+        start: Index of its first gate among all.
+    """
+
+    name: str
+    size: int
+    start: int
+
+    @property
+    def gates(self) -> slice:
+        """Where its gates are among all."""
+        return slice(self.start, self.start + self.size)
+
+
+class GateSet:
+    """Gates on the channel groups of a model.
+
+    A gate multiplies what the readers of its channel read (a slice of their weights), once on every
+    path, and norms that pool over channels count open channels only: with hard masks the gated model
+    computes what the pruned model computes.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Conv1d(8, 1, 3)).eval()
+        >>> gates = GateSet(net, torch.randn(1, 1, 16), scope="all")
+        >>> [(group.name, group.size) for group in gates.groups]
+        [('0', 8)]
+        >>> gates.load_masks({"0": torch.arange(8) < 4})
+        >>> with gates:
+        ...     y = net(torch.randn(1, 1, 16))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        scope: Scope = "separator",
+        kind: str | Parametrisation = "budget",
+        seed: int = 0,
+    ) -> None:
+        """Find the groups of a model and give each channel a gate, all open.
+
+        Args:
+            model: The trained dense model. It is not changed, here or by the search.
+            example_inputs: What the model is called with, e.g. a mixture (B, T); costs are those of
+                this input.
+            scope: ``"separator"``, ``"all"``, or modules of the model.
+            kind: ``"budget"`` (ours), ``"gumbel"`` (the paper's), or a ``Parametrisation``.
+            seed: Seed of the scores at the start and of the samples.
+
+        Raises:
+            InputError: If the scope or kind is unknown or the model has no masker.
+            GraphError: If the model does not run on the example.
+        """
+        self.model = model
+        self.scope = scope
+        self.kind = parametrisation(kind)
+        self.graph = ChannelGraph(scope).build_dependency(model, example_inputs)
+        self._sets: list[ChannelSet] = self.graph.prunable_sets()
+        if not self._sets:
+            raise InputError(
+                f"no channel of {type(model).__name__} can be gated in scope {scope!r}. Reasons: "
+                f"{_first(self.graph.protected)}. Try scope='all' or other modules."
+            )
+        gate_of: dict[int, int] = {}
+        self.groups: list[GateGroup] = []
+        for channel_set in self._sets:
+            start = len(gate_of)
+            gate_of.update((c, start + i) for i, c in enumerate(channel_set.components))
+            name = self.graph.name_of(channel_set.root.owner)
+            self.groups.append(GateGroup(name, channel_set.size, start))
+        self.cost_model = CostModel(model, example_inputs, self._sets, gate_of)
+        self._layers: list[GatedLayer] = gated_layers(self._sets, gate_of)
+        self._columns = self._output_columns(gate_of)
+        device = next(model.parameters()).device
+        self.generator = torch.Generator().manual_seed(seed)
+        self.scores = self.kind.initial(len(gate_of), self.generator).to(device)
+        self._keep = torch.ones(len(gate_of), dtype=torch.bool)
+        self.learned = False
+        self._values: Tensor | None = None
+        self._hook: Any = None
+        self._depth = 0
+
+    def __len__(self) -> int:
+        """Number of gates."""
+        return int(self.scores.numel())
+
+    def _output_columns(self, gate_of: dict[int, int]) -> dict[str, Tensor]:
+        """For each layer with gated output channels, the gate of each (-1: none)."""
+        columns: dict[str, Tensor] = {}
+        for channel_set in self._sets:
+            for site in channel_set.sites:
+                if site.side == "out":
+                    values = [gate_of.get(c, -1) for c in site.components.tolist()]
+                    columns[self.graph.name_of(site.owner)] = torch.tensor(values)
+        return columns
+
+    # -- masks --------------------------------------------------------------------------------------
+
+    @property
+    def keep(self) -> Tensor:
+        """True where a gate is open, for all gates at once, shape (N,)."""
+        return self._keep.clone()
+
+    def masks(self) -> dict[str, Tensor]:
+        """Hard masks, by group name; True keeps. Shape (size,), bool, on the CPU."""
+        return {group.name: self._keep[group.gates].clone() for group in self.groups}
+
+    def load_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Set hard masks.
+
+        Args:
+            masks: By group name, shape (size,), True keeps; groups left out stay as they are.
+
+        Raises:
+            InputError: If a name or shape is wrong, or a group would lose all channels.
+        """
+        known = {group.name: group for group in self.groups}
+        keep = self._keep.clone()
+        for name, mask in masks.items():
+            if name not in known:
+                raise InputError(
+                    f"no gated group is called {name!r}; the groups are {', '.join(known)}"
+                )
+            group = known[name]
+            values = torch.as_tensor(mask).bool().cpu()
+            if values.shape != (group.size,):
+                raise InputError(
+                    f"the mask of group {name!r} has shape {tuple(values.shape)}, it must be "
+                    f"({group.size},)"
+                )
+            if not bool(values.any()):
+                raise InputError(
+                    f"the mask of group {name!r} closes all {group.size} channels; a layer without "
+                    "channels cannot run: keep at least one"
+                )
+            keep[group.gates] = values
+        self._keep = keep
+        self.learned = True
+
+    def set_keep(self, keep: Tensor) -> None:
+        """Set the hard masks of all gates at once, shape (N,), bool."""
+        self.load_masks({group.name: keep[group.gates] for group in self.groups})
+
+    def cost(self, masks: Mapping[str, Tensor] | None = None) -> Cost:
+        """Parameters and MACs of the model that masks leave, exactly.
+
+        Args:
+            masks: As for :meth:`load_masks`; default: the present ones.
+
+        Returns:
+            The cost on the example input.
+        """
+        keep = self._keep.clone()
+        for group in self.groups:
+            if masks is not None and group.name in masks:
+                keep[group.gates] = torch.as_tensor(masks[group.name]).bool().cpu()
+        return self.cost_model.exact(keep)
+
+    def output_table(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each layer with gated outputs: score and keep of each output channel.
+
+        Returns:
+            By layer name; scores (n_out,) float32 and keep (n_out,) bool; ungated channels score
+            infinity and stay.
+        """
+        scores = torch.cat([self.scores.detach().float().cpu(), torch.tensor([float("inf")])])
+        keep = torch.cat([self._keep, torch.tensor([True])])
+        return {name: (scores[index], keep[index]) for name, index in self._columns.items()}
+
+    # -- gated forward --------------------------------------------------------------------------------
+
+    def __enter__(self) -> GateSet:
+        """Turn the gates on: sampled while the model is in training mode, hard masks in eval mode."""
+        self._depth += 1
+        if self._depth == 1:
+            for layer in self._layers:
+                patch(layer, lambda: self._values)
+            self._hook = self.model.register_forward_pre_hook(self._draw)
+            self._draw()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Turn the gates off; the model is the dense model again."""
+        self._depth -= 1
+        if self._depth == 0:
+            for layer in self._layers:
+                unpatch(layer)
+            self._hook.remove()
+            self._hook, self._values = None, None
+
+    def _draw(self, *_: Any) -> None:
+        """Fix the gates of the next forward pass."""
+        if self.model.training:
+            self._values = _with_one(self.kind.sample(self.scores, self.generator))
+        else:
+            self._values = _with_one(self._keep.to(self.scores.device, self.scores.dtype))
+
+    def use(self, gates: Tensor) -> None:
+        """Give the gates of the following forward passes by hand, inside ``with``; shape (N,)."""
+        self._hook.remove()
+        self._hook = _Nothing()
+        self._values = _with_one(gates)
+
+    def gated_modules(self) -> list[nn.Module]:
+        """The layers that see masks, in order of execution."""
+        return [layer.module for layer in self._layers]
+
+    def group_with(self, layer: str) -> str:
+        """Name of a group that a layer belongs to."""
+        for group, channel_set in zip(self.groups, self._sets, strict=True):
+            if any(self.graph.name_of(site.owner) == layer for site in channel_set.sites):
+                return group.name
+        return layer
+
+    def group_of(self, index: int) -> GateGroup:
+        """The group that a gate belongs to."""
+        return next(g for g in self.groups if g.start <= index < g.start + g.size)
+
+
+class _Nothing:
+    def remove(self) -> None:
+        """There is no hook to remove."""
+
+
+def _with_one(gates: Tensor) -> Tensor:
+    return torch.cat([gates, gates.new_ones(1)])
+
+
+def _first(reasons: dict[str, str], count: int = 3) -> str:
+    shown = [f"'{name}': {why}" for name, why in list(reasons.items())[:count]]
+    return "; ".join(shown) or "no layer of a known kind ran"

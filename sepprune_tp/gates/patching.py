@@ -1,0 +1,100 @@
+"""Run a model with gates: layers see masks while the gates are on, and nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..graph.assembly import ChannelSet
+from ..layers import LayerRule, rule_of
+
+__all__ = ["GatedLayer", "gated_layers", "patch", "unpatch"]
+
+
+@dataclass
+class GatedLayer:
+    """A layer that a closed gate changes.
+
+    Attributes:
+        module: The layer.
+        rule: Its rule.
+        index_in: Gate of each input channel, shape (n_in,), N where always open; or None.
+        index_out: Gate of each output channel, for layers that read their own output; or None.
+    """
+
+    module: nn.Module
+    rule: LayerRule
+    index_in: Tensor | None
+    index_out: Tensor | None
+
+
+def gated_layers(sets: list[ChannelSet], gate_of: dict[int, int]) -> list[GatedLayer]:
+    """Find the layers that must see the gates: readers, poolers and recurrences.
+
+    Args:
+        sets: The gated channel sets.
+        gate_of: Component to index of its gate.
+
+    Returns:
+        One entry a layer.
+    """
+    always = len(gate_of)
+    sites = {id(s): s for channel_set in sets for s in channel_set.sites}.values()
+    layers: dict[nn.Module, GatedLayer] = {}
+    for site in sites:
+        if not isinstance(site.owner, nn.Module):
+            continue
+        rule = rule_of(site.owner)
+        assert rule is not None, "a site of the graph has a rule"
+        index = torch.tensor([gate_of.get(c, always) for c in site.components.tolist()])
+        through = rule.relation == "through"
+        if through and not rule.pools_channels(site.owner):
+            continue
+        if site.side == "out" and not through and not rule.remembers(site.owner):
+            continue
+        layer = layers.setdefault(site.owner, GatedLayer(site.owner, rule, None, None))
+        if site.side == "in" or through:
+            layer.index_in = index
+        else:
+            layer.index_out = index
+    return list(layers.values())
+
+
+def patch(layer: GatedLayer, gates: Callable[[], Tensor | None]) -> None:
+    """Let a layer run gated until :func:`unpatch`.
+
+    Args:
+        layer: The layer.
+        gates: Returns the gates (N + 1,), the last 1, or None: all open.
+    """
+    module, rule = layer.module, layer.rule
+    original = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        values = gates()
+        if values is None:
+            return original(*args, **kwargs)
+        mask_in = _mask(values, layer.index_in)
+        mask_out = _mask(values, layer.index_out)
+        return rule.run_gated(module, original, mask_in, mask_out, args, kwargs)
+
+    module.__dict__["forward"] = forward
+
+
+def unpatch(layer: GatedLayer) -> None:
+    """Give a layer its own forward back."""
+    layer.module.__dict__.pop("forward", None)
+
+
+def _mask(values: Tensor, index: Tensor | None) -> Tensor | None:
+    """The mask of one side of a layer, or None where every channel is surely open."""
+    if index is None:
+        return None
+    mask = values[index.to(values.device)]
+    if not values.requires_grad and bool((mask == 1).all()):
+        return None
+    return mask

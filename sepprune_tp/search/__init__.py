@@ -1,0 +1,6 @@
+"""The search: learn which channels to keep, under a budget."""
+
+from .budget import Budget
+from .learn import SearchResult, learn_gates
+
+__all__ = ["Budget", "SearchResult", "learn_gates"]

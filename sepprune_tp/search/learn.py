@@ -1,0 +1,379 @@
+"""``learn_gates``: find out which channels a trained separator can do without."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BudgetError, CheckpointError, InputError, SearchError
+from ..gates import Cost, GateSet, HardConcrete, remember
+from ..losses import pit_neg_si_sdr, pit_si_sdr
+from .batches import checked_batches
+from .budget import Budget, Limits, check_reachable, within
+from .progress import progress_line
+
+__all__ = ["SearchResult", "learn_gates"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+_FORMAT = 1
+# Of the constraint, in dB of SI-SDR for the whole cost of the dense model; the task loss is in dB.
+_STIFFNESS = 50.0
+_RISE = 2.0  # of a multiplier in one step, per unit of excess
+_TIGHTENING = 0.5  # share of the steps in which the limit goes from the dense cost to the budget
+_SPREAD = 1.0  # of the scores at the start, in standard deviations of log sensitivity
+
+
+@dataclass
+class SearchResult:
+    """What a search did.
+
+    Attributes:
+        cost: Cost of the model that the masks leave.
+        dense: Cost of the dense model.
+        seconds: Wall-clock time.
+        history: One dict a step: loss, si_sdr in dB, macs (expected share of the dense model).
+    """
+
+    cost: Cost
+    dense: Cost
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class _State:
+    """Everything that a step changes, so that a search can be resumed."""
+
+    step: int
+    optimizer: torch.optim.Optimizer
+    multipliers: Tensor  # of the constraints, >= 0
+    taylor: Tensor
+    last: Tensor
+    history: list[dict[str, float]]
+
+
+def learn_gates(
+    gates: GateSet,
+    batches: Iterable[Any],
+    loss: Loss = pit_neg_si_sdr,
+    budget: Budget | None = None,
+    steps: int = 500,
+    lr: float = 0.1,
+    seed: int = 0,
+    clip: float = 5.0,
+    autocast: torch.dtype | None = None,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,
+) -> SearchResult:
+    """Learn gate scores with frozen weights, then set the hard masks.
+
+    ``kind="gumbel"`` follows the paper: Adam on the scores, task loss alone, gradient norm clipped;
+    the final masks are the last sample (with a budget: the scores ranked until it is met).
+    ``kind="budget"`` starts from the first-order effect of closing each gate, adds the expected cost
+    with multipliers that rise while the budget is exceeded, and ends with the best scores that meet
+    the budget from below.
+
+    Args:
+        gates: The gates; their masks are set at the end.
+        batches: Any iterable of (mixture (B, T), sources (B, S, T)); started over when it ends.
+        loss: (estimates (B, S, T), sources (B, S, T)) -> scalar.
+        budget: Upper bounds on the pruned model; needed for ``kind="budget"``.
+        steps: Optimisation steps.
+        lr: Learning rate of Adam.
+        seed: Of scores and samples; the same seed gives the same masks.
+        clip: Gradient norm of the scores.
+        autocast: ``torch.bfloat16`` to run the model in mixed precision.
+        progress: Whether to show a progress bar (with ``rich``).
+        checkpoint: File to resume from if it exists and to write to.
+        checkpoint_every: Steps between writes.
+
+    Returns:
+        Costs, time and history.
+
+    Raises:
+        BudgetError: If a budget is missing or out of reach.
+        SearchError: If there are no batches, or a loss or gradient is not finite.
+        DataError: If a batch is malformed or holds NaN.
+    """
+    if steps < 1:
+        raise InputError(f"steps={steps}: a search takes at least one step")
+    limits = _limits(gates, budget)
+    began = time.perf_counter()
+    generator = gates.generator.manual_seed(seed)
+    scores = gates.kind.initial(len(gates), generator).to(gates.scores.device)
+    gates.scores = nn.Parameter(scores)
+    state = _State(
+        step=0,
+        optimizer=torch.optim.Adam([gates.scores], lr=lr),
+        multipliers=torch.zeros(2, dtype=torch.float64),
+        taylor=torch.zeros(len(gates)),
+        last=torch.ones(len(gates)),
+        history=[],
+    )
+    settings = {"steps": steps, "lr": lr, "seed": seed, "kind": gates.kind.name, "gates": len(gates)}
+    if checkpoint is not None and Path(checkpoint).exists():
+        _resume(Path(checkpoint), gates, state, settings)
+    device = gates.scores.device
+    with (
+        ExitStack() as stack,
+        progress_line("learning gates", steps, progress) as show,
+    ):
+        stack.enter_context(_frozen(gates.model))
+        stack.enter_context(gates)
+        for mixture, sources in checked_batches(batches, steps, state.step, device):
+            record = _step(gates, state, mixture, sources, loss, limits, steps, clip, autocast)
+            state.history.append(record)
+            state.step += 1
+            show(state.step, _text(record))
+            if checkpoint is not None and state.step % checkpoint_every == 0:
+                _save(Path(checkpoint), gates, state, settings)
+    gates.scores = gates.scores.detach()
+    gates.set_keep(_final(gates, state, limits))
+    remember(gates)
+    seconds = time.perf_counter() - began
+    return SearchResult(gates.cost(), gates.cost_model.dense, seconds, state.history)
+
+
+def _limits(gates: GateSet, budget: Budget | None) -> Limits | None:
+    if budget is None:
+        if isinstance(gates.kind, HardConcrete):
+            raise BudgetError(
+                "kind='budget' learns under a budget: give budget=Budget(macs=0.5), or use "
+                "GateSet(..., kind='gumbel') for the published rule without one"
+            )
+        return None
+    limits = budget.limits(gates.cost_model.dense)
+    check_reachable(gates.cost_model, gates.groups, limits)
+    return limits
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Freeze weights and statistics (eval mode); leave everything as it was."""
+    modes = {module: module.training for module in model.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    try:
+        model.eval()
+        for parameter in flags:
+            parameter.requires_grad_(False)
+        # cuDNN refuses the backward pass of a recurrent layer in eval mode
+        with torch.backends.cudnn.flags(enabled=not recurrent):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+
+
+def _step(
+    gates: GateSet,
+    state: _State,
+    mixture: Tensor,
+    sources: Tensor,
+    loss: Loss,
+    limits: Limits | None,
+    steps: int,
+    clip: float,
+    autocast: torch.dtype | None,
+) -> dict[str, float]:
+    learning = limits is not None and isinstance(gates.kind, HardConcrete)
+    warm = _warm_up(steps) if learning else 0
+    scores = gates.scores
+    if state.step < warm:
+        values = torch.ones_like(scores).requires_grad_()
+    else:
+        values = gates.kind.sample(scores, gates.generator)
+    gates.use(values)
+    with torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None):
+        estimates = gates.model(mixture)
+    task = loss(estimates.float() if autocast is not None else estimates, sources)
+    if not bool(torch.isfinite(task)):
+        raise SearchError(_blame(gates, mixture, state.step))
+    macs = 1.0
+    if state.step < warm:
+        (gradient,) = torch.autograd.grad(task, values)
+        _check_gradient(gates, gradient, state.step)
+        state.taylor += gradient.detach().float().abs().cpu()
+        if state.step + 1 == warm:
+            _start_from(gates, state.taylor / warm)
+    else:
+        total = task
+        if limits is not None and learning:
+            excess, macs = _excess(gates, limits, _tightness(state.step, warm, steps))
+            price = state.multipliers.to(excess.device) * excess
+            total = task + (price + _STIFFNESS * excess.clamp(min=0).square()).sum().to(task.dtype)
+            rise = _RISE * excess.detach().cpu()
+            state.multipliers = (state.multipliers + rise).clamp(min=0)
+        state.optimizer.zero_grad()
+        total.backward()
+        assert scores.grad is not None
+        _check_gradient(gates, scores.grad, state.step)
+        torch.nn.utils.clip_grad_norm_([scores], clip)
+        state.optimizer.step()
+        state.last = values.detach().float().cpu()
+        if not learning:
+            kept = (state.last > 0).to(torch.bool)
+            macs = gates.cost_model.exact(kept).macs / gates.cost_model.dense.macs
+    with torch.no_grad():
+        si_sdr = float(pit_si_sdr(estimates.float(), sources.float())[0].mean())
+    return {"loss": float(task), "si_sdr": si_sdr, "macs": float(macs)}
+
+
+def _warm_up(steps: int) -> int:
+    """Steps that only measure how much each gate matters."""
+    return min(32, max(1, steps // 20))
+
+
+def _tightness(step: int, warm: int, steps: int) -> float:
+    """How far the limit has come from the dense cost (0) to the budget (1)."""
+    ramp = max(1.0, _TIGHTENING * (steps - warm))
+    return min(1.0, (step - warm + 1) / ramp)
+
+
+def _start_from(gates: GateSet, sensitivity: Tensor) -> None:
+    """Set the scores by the first-order effect of closing each gate (Taylor, per gate).
+
+    Source:
+        Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019, the gate
+        form, equation 8; here |dL/dg| averaged over batches, on a log scale.
+    """
+    level = torch.log(sensitivity + 1e-12)
+    level = (level - level.mean()) / (level.std() + 1e-12)
+    with torch.no_grad():
+        gates.scores += _SPREAD * level.clamp(-3, 3).to(gates.scores.device)
+
+
+def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, float]:
+    """By how much the expected cost exceeds the present limit, as shares of the dense cost.
+
+    Returns:
+        Excess in (MACs, parameters), differentiable; 0 for what is not bounded. And the expected
+        MACs as a share of the dense model.
+    """
+    model = gates.cost_model
+    expected = model.expected(gates.kind.open_probability(gates.scores))
+    dense = model.dense
+    if limits.separator:
+        pairs = [(expected.separator_macs, limits.macs, dense.separator_macs),
+                 (expected.separator_params, limits.params, dense.separator_params)]
+    else:
+        pairs = [(expected.macs, limits.macs, dense.macs),
+                 (expected.params, limits.params, dense.params)]
+    terms = []
+    for value, bound, full in pairs:
+        if math.isinf(bound):
+            terms.append(value * 0)
+        else:
+            terms.append(value / full - (1 + tightness * (min(1.0, bound / full) - 1)))
+    return torch.stack(terms), float(expected.macs.detach()) / dense.macs
+
+
+def _final(gates: GateSet, state: _State, limits: Limits | None) -> Tensor:
+    if limits is not None:
+        return within(gates.cost_model, gates.groups, gates.scores, limits)
+    keep = state.last > 0
+    for group in gates.groups:  # a layer cannot run without channels: its best one stays
+        if not bool(keep[group.gates].any()):
+            keep[group.start + int(gates.scores[group.gates].argmax())] = True
+    return keep
+
+
+def _check_gradient(gates: GateSet, gradient: Tensor, step: int) -> None:
+    if not bool(torch.isfinite(gradient).all()):
+        index = int((~torch.isfinite(gradient)).nonzero()[0])
+        name = gates.group_of(index).name
+        raise SearchError(
+            f"the gradient of the gates of group '{name}' is not finite at step {step}. Lower lr, "
+            "search in float32, or look for silent sources in the batches."
+        )
+
+
+def _blame(gates: GateSet, mixture: Tensor, step: int) -> str:
+    """Say which gated layer first gives a value that is not finite."""
+    found: list[str] = []
+    names = {module: name for name, module in gates.model.named_modules()}
+
+    def watch(module: nn.Module, args: Any, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        if not found and not bool(torch.isfinite(tensor).all()):
+            found.append(names[module])
+
+    hooks = [m.register_forward_hook(watch) for m in gates.gated_modules()]
+    try:
+        with torch.no_grad():
+            gates.model(mixture)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        where = "no gated layer gives one, so it arises in the loss: is a source silent?"
+    else:
+        group = gates.group_with(found[0])
+        where = f"it first appears in '{found[0]}', of group '{group}'"
+    return (
+        f"the loss is not finite at step {step}; {where}. Check the weights of that layer, or search "
+        "in float32 with a smaller lr."
+    )
+
+
+def _text(record: dict[str, float]) -> str:
+    return (
+        f"loss {record['loss']:.2f}  SI-SDR {record['si_sdr']:.2f} dB  MACs {record['macs']:.1%}"
+    )
+
+
+# -- resuming ---------------------------------------------------------------------------------------
+
+
+def _save(path: Path, gates: GateSet, state: _State, settings: dict[str, Any]) -> None:
+    content = {
+        "format": _FORMAT,
+        "settings": settings,
+        "step": state.step,
+        "scores": gates.scores.detach().cpu(),
+        "optimizer": state.optimizer.state_dict(),
+        "multipliers": state.multipliers,
+        "taylor": state.taylor,
+        "last": state.last,
+        "history": state.history,
+        "generator": gates.generator.get_state(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, gates: GateSet, state: _State, settings: dict[str, Any]) -> None:
+    try:
+        content = torch.load(path, weights_only=True)
+        found = content["settings"]
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete it "
+            "or give another path."
+        ) from error
+    if found != settings or content["format"] != _FORMAT:
+        raise CheckpointError(
+            f"{path} belongs to another search: it was started with {found}, this one with "
+            f"{settings}. Delete it or give another path."
+        )
+    with torch.no_grad():
+        gates.scores.copy_(content["scores"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.step, state.history = content["step"], content["history"]
+    state.multipliers, state.taylor = content["multipliers"], content["taylor"]
+    state.last = content["last"]
+    gates.generator.set_state(content["generator"])
