@@ -250,6 +250,7 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
             if any(maker in ignored for maker in makers):
                 continue
             if any(_passes_filter(maker, tuple(root_module_types)) for maker in makers):
+                _complete_gradients(self.model, channel_set)
                 yield build_group(self, channel_set, channel_set.components)
 
     def named_groups(self) -> Iterator[tuple[str, ChannelGroup]]:
@@ -287,7 +288,7 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
                     continue
                 wanted = {c for c in site.components[idxs].tolist() if c}
                 members = [c for c in channel_set.components if c in wanted]
-                if members:
+                if members or not idxs:
                     why = channel_set.reason or self._outside.get(number)
                     if why is not None:
                         raise GraphError(
@@ -337,6 +338,8 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
             key = (id(item.dep.target.module), self._side(item.dep))
             merged.setdefault(key, (item.dep, []))[1].extend(item.idxs)
         for (_, side), (item_dep, cut) in merged.items():
+            if not cut:
+                continue  # torch-pruning asks for empty groups where a ranking spares a layer
             self._cut(group.channel_set, item_dep, side, sorted(cut))
         remaining = set(group.channel_set.root.components.tolist())
         left = [c for c in group.channel_set.components if c in remaining]
@@ -479,6 +482,21 @@ def _passes_filter(owner: Owner, types: tuple[type, ...]) -> bool:
     if kind == "rnn":
         return nn.LSTM in types or nn.Linear in types
     return kind == "filterbank" and ops.TORCH_CONV in types
+
+
+def _complete_gradients(model: nn.Module, channel_set: ChannelSet) -> None:
+    """Give zero gradients to layers of a group that the loss does not reach, if others have some.
+
+    torch-pruning's Taylor and Hessian criteria read every gradient; the last residual convolution
+    of a Conv-TasNet with skip connections never gets one.
+    """
+    if all(p.grad is None for p in model.parameters()):
+        return
+    for site in channel_set.sites:
+        tensors = [site.owner] if isinstance(site.owner, nn.Parameter) else site.owner.parameters()
+        for parameter in tensors:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
 
 def _flags(owner: Owner) -> dict[str, bool]:

@@ -228,7 +228,7 @@ def _step(
             macs = gates.cost_model.exact(kept).macs / gates.cost_model.dense.macs
     with torch.no_grad():
         si_sdr = float(pit_si_sdr(estimates.float(), sources.float())[0].mean())
-    return {"loss": float(task), "si_sdr": si_sdr, "macs": float(macs)}
+    return {"loss": float(task.detach()), "si_sdr": si_sdr, "macs": float(macs)}
 
 
 def _warm_up(steps: int) -> int:
