@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch_pruning import ops
 from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
 from .base import Count, LayerRule, masked
+from .reading import can_read_convolution, read_convolution
 
 __all__ = ["ConvRule", "DepthwiseConvRule"]
 
@@ -43,11 +45,28 @@ class ConvRule(_AnyConvRule):
                 f"a grouped convolution with {groups} groups, {module.in_channels} inputs and "
                 f"{module.out_channels} outputs has one channel a group on one side only"
             )
+        if groups > 1 and module.transposed:  # its weight is (in, out / groups): tp slices it wrong
+            return f"a transposed convolution with {groups} groups, which torch-pruning cannot cut"
         return None
 
     def ties(self, module: nn.Module) -> tuple[int, int]:
         groups = int(module.groups)  # type: ignore[arg-type]
         return groups, groups
+
+    def run_gated(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        mask_in: Tensor | None,
+        mask_out: Tensor | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        x = args[0] if args else kwargs["input"]
+        batched = x.dim() == 2 + len(module.kernel_size)  # type: ignore[arg-type]
+        if mask_in is not None and batched and can_read_convolution(module, mask_in):
+            return read_convolution(module, x, mask_in)
+        return super().run_gated(module, forward, mask_in, mask_out, args, kwargs)
 
     def gated_parameters(self, module: nn.Module, mask_in: Tensor) -> dict[str, Tensor]:
         weight: Tensor = module.weight  # type: ignore[assignment]

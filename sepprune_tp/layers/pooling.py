@@ -1,17 +1,73 @@
-"""Normalisation over open channels only, without an activation-sized copy for the mask.
+"""Normalisation over open channels only, without an activation-sized copy of the mask.
 
-Statistics are taken of each channel over its own positions first, (B, C) numbers, and then pooled
-over channels with the mask as weight: mean = sum_c m_c mu_c / sum_c m_c, and by the law of total
-variance var = sum_c m_c (var_c + (mu_c - mean)^2) / sum_c m_c. With a 0/1 mask that is the
-statistic of the network without the closed channels.
+With weights w_c (the gates) and N = T * sum_c w_c, a group of channels has the statistics
+
+    mu = sum_c w_c sum_t x_ct / N,    v = sum_c w_c q_c / N,    q_c = sum_t (x_ct - mu)^2,
+
+which for 0/1 weights are those of the network without the closed channels. The gates enter only
+where per-channel sums, (B, C) numbers, are pooled. As sum_c w_c sum_t (x_ct - mu) = 0, the variance
+does not change to first order with mu, so
+
+    dmu / dw_c = (sum_t x_ct - T mu) / N,    dv / dw_c = (q_c - T v) / N.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = ["pooled_frame_norm", "pooled_group_norm"]
+
+
+class _Standardise(torch.autograd.Function):
+    """(x - mu) / sqrt(v + eps) * gain + bias over (B, G, C, T); mask (G, C), gain and bias (G, C)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mask: Tensor, gain: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        count = mask.sum(1) * x.shape[-1]  # (G,): N
+        sums = x.sum(-1)  # (B, G, C)
+        mean = ((sums * mask).sum(2) / count)[..., None, None]
+        centred = x - mean
+        squares = _dot(centred, centred)
+        variance = ((squares * mask).sum(2) / count)[..., None, None]
+        inverse = torch.rsqrt(variance + eps)  # (B, G, 1, 1)
+        ctx.save_for_backward(centred, mask, gain, sums, squares, mean, variance, inverse)
+        return torch.addcmul(bias[..., None], centred, inverse * gain[..., None])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        centred, mask, gain, sums, squares, mean, variance, inverse = ctx.saved_tensors
+        frames = centred.shape[-1]
+        count = (mask.sum(1) * frames)[:, None]
+        through_bias = gradient.sum(-1)  # (B, G, C)
+        through_gain = _dot(gradient, centred) * inverse.squeeze(-1)
+        by_mean = -(through_bias * gain).sum(2, keepdim=True) * inverse.squeeze(-1)
+        by_variance = (through_gain * gain).sum(2, keepdim=True) * inverse.squeeze(-1) ** 2 * -0.5
+        grad_x = grad_mask = grad_gain = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            share = mask / count
+            grad_x = torch.addcmul(
+                (by_mean * share)[..., None], gradient, inverse * gain[..., None]
+            ).addcmul_(centred, (2 * by_variance * share)[..., None])
+        if ctx.needs_input_grad[1]:
+            moved = sums - frames * mean.squeeze(-1)
+            widened = squares - frames * variance.squeeze(-1)
+            grad_mask = ((by_mean * moved + by_variance * widened) / count).sum(0)
+        if ctx.needs_input_grad[2]:
+            grad_gain = through_gain.sum(0)
+        if ctx.needs_input_grad[3]:
+            grad_bias = through_bias.sum(0)
+        return grad_x, grad_mask, grad_gain, grad_bias, None
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Sum of products over the last axis, without an activation-sized product."""
+    rows = (one.reshape(-1, 1, one.shape[-1]), other.reshape(-1, other.shape[-1], 1))
+    return torch.bmm(*rows).view(one.shape[:-1])
 
 
 def pooled_group_norm(
@@ -30,23 +86,15 @@ def pooled_group_norm(
     Returns:
         The normalised activation, shape (B, C, *), with the dtype of ``x``.
     """
-    flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(-1)
-    full = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
-    variances, means = torch.var_mean(full, dim=-1, correction=0)  # each (B, C)
-    batch, channels = means.shape
-    means, variances = (s.view(batch, groups, -1) for s in (means, variances))
-    weight = mask.to(means.dtype).view(groups, -1)
-    weight = weight / weight.sum(1, keepdim=True)
-    mean = (means * weight).sum(2, keepdim=True)
-    variance = ((variances + (means - mean).square()) * weight).sum(2, keepdim=True)
-    scale = torch.rsqrt(variance + eps).expand(batch, groups, channels // groups)
-    shift = -mean * scale
-    scale, shift = scale.reshape(batch, channels), shift.reshape(batch, channels)
-    if gain is not None:
-        scale, shift = scale * gain, shift * gain
-    if bias is not None:
-        shift = shift + bias
-    return torch.addcmul(shift.unsqueeze(-1), full, scale.unsqueeze(-1)).to(x.dtype).view(x.shape)
+    batch, channels = x.shape[:2]
+    full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    with torch.autocast(x.device.type, enabled=False):
+        weight = mask.to(full.dtype).view(groups, -1)
+        scale = torch.ones_like(weight) if gain is None else gain.to(full.dtype).view(groups, -1)
+        shift = torch.zeros_like(weight) if bias is None else bias.to(full.dtype).view(groups, -1)
+        rows = full.reshape(batch, groups, channels // groups, -1)
+        normed: Tensor = _Standardise.apply(rows, weight, scale, shift, eps)
+    return normed.to(x.dtype).view(x.shape)
 
 
 def pooled_frame_norm(
@@ -66,13 +114,14 @@ def pooled_frame_norm(
         The normalised activation, shaped like ``x``.
     """
     full = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).transpose(axis, -1)
-    weight = mask.to(full.dtype)
-    weight = weight / weight.sum()
-    centred = full - (full @ weight).unsqueeze(-1)
-    variance = (centred.square() @ weight).unsqueeze(-1)
-    normed = centred * torch.rsqrt(variance + eps)
-    if gain is not None:
-        normed = normed * gain
-    if bias is not None:
-        normed = normed + bias
+    with torch.autocast(x.device.type, enabled=False):
+        weight = mask.to(full.dtype)
+        weight = weight / weight.sum()
+        centred = full - (full @ weight).unsqueeze(-1)
+        variance = (centred.square() @ weight).unsqueeze(-1)
+        normed = centred * torch.rsqrt(variance + eps)
+        if gain is not None:
+            normed = normed * gain
+        if bias is not None:
+            normed = normed + bias
     return normed.transpose(axis, -1).to(x.dtype)
