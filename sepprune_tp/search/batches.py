@@ -78,7 +78,7 @@ def _checked(batch: Any, step: int, device: torch.device) -> tuple[Tensor, Tenso
     for name, part in (("mixture", mixture), ("sources", sources)):
         if not bool(torch.isfinite(part).all()):
             raise DataError(
-                f"the {name} of batch {step} holds NaN or infinity; check the recordings (a file of "
-                "silence divided by its level?) before searching"
+                f"the {name} of batch {step} holds NaN or infinity; check the recordings (a file "
+                "of silence divided by its level?) before searching"
             )
     return mixture, sources

@@ -36,10 +36,12 @@ class Budget:
         if self.of not in ("model", "separator"):
             raise BudgetError(f"of={self.of!r}: a budget is of='model' or of='separator'")
         if self.macs is None and self.params is None:
-            raise BudgetError("an empty budget bounds nothing: give macs= or params=, e.g. macs=0.5")
+            raise BudgetError(
+                "an empty budget bounds nothing: give macs= or params=, e.g. macs=0.5"
+            )
         for name in ("macs", "params"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value):
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
                 raise BudgetError(
                     f"{name}={value!r}: give a share of the dense model in (0, 1] or a number of "
                     f"{name} above 1"
@@ -98,11 +100,15 @@ def check_reachable(model: CostModel, groups: list[GateGroup], limits: Limits) -
         return
     dense = model.dense
     if limits.separator:
-        found = [("MACs", limits.macs, least.separator_macs, dense.separator_macs),
-                 ("parameters", limits.params, least.separator_params, dense.separator_params)]
+        found = [
+            ("MACs", limits.macs, least.separator_macs, dense.separator_macs),
+            ("parameters", limits.params, least.separator_params, dense.separator_params),
+        ]
     else:
-        found = [("MACs", limits.macs, least.macs, dense.macs),
-                 ("parameters", limits.params, least.params, dense.params)]
+        found = [
+            ("MACs", limits.macs, least.macs, dense.macs),
+            ("parameters", limits.params, least.params, dense.params),
+        ]
     where = "separator" if limits.separator else "model"
     missed = [
         f"{bound:,.0f} {name} asked, {reach:,} reachable ({reach / total:.1%} of the dense {where})"

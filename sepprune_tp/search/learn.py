@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import BudgetError, CheckpointError, InputError, SearchError
+from ..errors import BudgetError, InputError, SearchError
 from ..gates import Cost, GateSet, HardConcrete, remember
 from ..losses import pit_neg_si_sdr, pit_si_sdr
 from .batches import checked_batches
 from .budget import Budget, Limits, check_reachable, within
+from .diagnosis import blame, check_gradient
 from .progress import progress_line
+from .state import SearchState, resume, save
 
 __all__ = ["SearchResult", "learn_gates"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_FORMAT = 1
 # Of the constraint, in dB of SI-SDR for the whole cost of the dense model; the task loss is in dB.
 _STIFFNESS = 50.0
 _RISE = 2.0  # of a multiplier in one step, per unit of excess
@@ -49,18 +49,6 @@ class SearchResult:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-@dataclass
-class _State:
-    """Everything that a step changes, so that a search can be resumed."""
-
-    step: int
-    optimizer: torch.optim.Optimizer
-    multipliers: Tensor  # of the constraints, >= 0
-    taylor: Tensor
-    last: Tensor
-    history: list[dict[str, float]]
-
-
 def learn_gates(
     gates: GateSet,
     batches: Iterable[Any],
@@ -79,9 +67,9 @@ def learn_gates(
 
     ``kind="gumbel"`` follows the paper: Adam on the scores, task loss alone, gradient norm clipped;
     the final masks are the last sample (with a budget: the scores ranked until it is met).
-    ``kind="budget"`` starts from the first-order effect of closing each gate, adds the expected cost
-    with multipliers that rise while the budget is exceeded, and ends with the best scores that meet
-    the budget from below.
+    ``kind="budget"`` starts from the first-order effect of closing each gate, adds the expected
+    cost with multipliers that rise while the budget is exceeded, and ends with the best scores that
+    meet the budget from below.
 
     Args:
         gates: The gates; their masks are set at the end.
@@ -112,7 +100,7 @@ def learn_gates(
     generator = gates.generator.manual_seed(seed)
     scores = gates.kind.initial(len(gates), generator).to(gates.scores.device)
     gates.scores = nn.Parameter(scores)
-    state = _State(
+    state = SearchState(
         step=0,
         optimizer=torch.optim.Adam([gates.scores], lr=lr),
         multipliers=torch.zeros(2, dtype=torch.float64),
@@ -120,9 +108,15 @@ def learn_gates(
         last=torch.ones(len(gates)),
         history=[],
     )
-    settings = {"steps": steps, "lr": lr, "seed": seed, "kind": gates.kind.name, "gates": len(gates)}
+    settings = {
+        "steps": steps,
+        "lr": lr,
+        "seed": seed,
+        "kind": gates.kind.name,
+        "gates": len(gates),
+    }
     if checkpoint is not None and Path(checkpoint).exists():
-        _resume(Path(checkpoint), gates, state, settings)
+        resume(Path(checkpoint), gates, state, settings)
     device = gates.scores.device
     with (
         ExitStack() as stack,
@@ -136,7 +130,7 @@ def learn_gates(
             state.step += 1
             show(state.step, _text(record))
             if checkpoint is not None and state.step % checkpoint_every == 0:
-                _save(Path(checkpoint), gates, state, settings)
+                save(Path(checkpoint), gates, state, settings)
     gates.scores = gates.scores.detach()
     gates.set_keep(_final(gates, state, limits))
     remember(gates)
@@ -179,7 +173,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 def _step(
     gates: GateSet,
-    state: _State,
+    state: SearchState,
     mixture: Tensor,
     sources: Tensor,
     loss: Loss,
@@ -200,11 +194,11 @@ def _step(
         estimates = gates.model(mixture)
     task = loss(estimates.float() if autocast is not None else estimates, sources)
     if not bool(torch.isfinite(task)):
-        raise SearchError(_blame(gates, mixture, state.step))
+        raise SearchError(blame(gates, mixture, state.step))
     macs = 1.0
     if state.step < warm:
         (gradient,) = torch.autograd.grad(task, values)
-        _check_gradient(gates, gradient, state.step)
+        check_gradient(gates, gradient, state.step)
         state.taylor += gradient.detach().float().abs().cpu()
         if state.step + 1 == warm:
             _start_from(gates, state.taylor / warm)
@@ -219,7 +213,7 @@ def _step(
         state.optimizer.zero_grad()
         total.backward()
         assert scores.grad is not None
-        _check_gradient(gates, scores.grad, state.step)
+        check_gradient(gates, scores.grad, state.step)
         torch.nn.utils.clip_grad_norm_([scores], clip)
         state.optimizer.step()
         state.last = values.detach().float().cpu()
@@ -266,11 +260,15 @@ def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, f
     expected = model.expected(gates.kind.open_probability(gates.scores))
     dense = model.dense
     if limits.separator:
-        pairs = [(expected.separator_macs, limits.macs, dense.separator_macs),
-                 (expected.separator_params, limits.params, dense.separator_params)]
+        pairs = [
+            (expected.separator_macs, limits.macs, dense.separator_macs),
+            (expected.separator_params, limits.params, dense.separator_params),
+        ]
     else:
-        pairs = [(expected.macs, limits.macs, dense.macs),
-                 (expected.params, limits.params, dense.params)]
+        pairs = [
+            (expected.macs, limits.macs, dense.macs),
+            (expected.params, limits.params, dense.params),
+        ]
     terms = []
     for value, bound, full in pairs:
         if math.isinf(bound):
@@ -280,7 +278,7 @@ def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, f
     return torch.stack(terms), float(expected.macs.detach()) / dense.macs
 
 
-def _final(gates: GateSet, state: _State, limits: Limits | None) -> Tensor:
+def _final(gates: GateSet, state: SearchState, limits: Limits | None) -> Tensor:
     if limits is not None:
         return within(gates.cost_model, gates.groups, gates.scores, limits)
     keep = state.last > 0
@@ -290,90 +288,5 @@ def _final(gates: GateSet, state: _State, limits: Limits | None) -> Tensor:
     return keep
 
 
-def _check_gradient(gates: GateSet, gradient: Tensor, step: int) -> None:
-    if not bool(torch.isfinite(gradient).all()):
-        index = int((~torch.isfinite(gradient)).nonzero()[0])
-        name = gates.group_of(index).name
-        raise SearchError(
-            f"the gradient of the gates of group '{name}' is not finite at step {step}. Lower lr, "
-            "search in float32, or look for silent sources in the batches."
-        )
-
-
-def _blame(gates: GateSet, mixture: Tensor, step: int) -> str:
-    """Say which gated layer first gives a value that is not finite."""
-    found: list[str] = []
-    names = {module: name for name, module in gates.model.named_modules()}
-
-    def watch(module: nn.Module, args: Any, output: Any) -> None:
-        tensor = output[0] if isinstance(output, tuple) else output
-        if not found and not bool(torch.isfinite(tensor).all()):
-            found.append(names[module])
-
-    hooks = [m.register_forward_hook(watch) for m in gates.gated_modules()]
-    try:
-        with torch.no_grad():
-            gates.model(mixture)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not found:
-        where = "no gated layer gives one, so it arises in the loss: is a source silent?"
-    else:
-        group = gates.group_with(found[0])
-        where = f"it first appears in '{found[0]}', of group '{group}'"
-    return (
-        f"the loss is not finite at step {step}; {where}. Check the weights of that layer, or search "
-        "in float32 with a smaller lr."
-    )
-
-
 def _text(record: dict[str, float]) -> str:
-    return (
-        f"loss {record['loss']:.2f}  SI-SDR {record['si_sdr']:.2f} dB  MACs {record['macs']:.1%}"
-    )
-
-
-# -- resuming ---------------------------------------------------------------------------------------
-
-
-def _save(path: Path, gates: GateSet, state: _State, settings: dict[str, Any]) -> None:
-    content = {
-        "format": _FORMAT,
-        "settings": settings,
-        "step": state.step,
-        "scores": gates.scores.detach().cpu(),
-        "optimizer": state.optimizer.state_dict(),
-        "multipliers": state.multipliers,
-        "taylor": state.taylor,
-        "last": state.last,
-        "history": state.history,
-        "generator": gates.generator.get_state(),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
-
-
-def _resume(path: Path, gates: GateSet, state: _State, settings: dict[str, Any]) -> None:
-    try:
-        content = torch.load(path, weights_only=True)
-        found = content["settings"]
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete it "
-            "or give another path."
-        ) from error
-    if found != settings or content["format"] != _FORMAT:
-        raise CheckpointError(
-            f"{path} belongs to another search: it was started with {found}, this one with "
-            f"{settings}. Delete it or give another path."
-        )
-    with torch.no_grad():
-        gates.scores.copy_(content["scores"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.step, state.history = content["step"], content["history"]
-    state.multipliers, state.taylor = content["multipliers"], content["taylor"]
-    state.last = content["last"]
-    gates.generator.set_state(content["generator"])
+    return f"loss {record['loss']:.2f}  SI-SDR {record['si_sdr']:.2f} dB  MACs {record['macs']:.1%}"

@@ -10,7 +10,9 @@ __all__ = ["progress_line"]
 
 
 @contextmanager
-def progress_line(title: str, total: int, show: bool = True) -> Iterator[Callable[[int, str], None]]:
+def progress_line(
+    title: str, total: int, show: bool = True
+) -> Iterator[Callable[[int, str], None]]:
     """Show how far a loop is.
 
     Args:
@@ -25,13 +27,14 @@ def progress_line(title: str, total: int, show: bool = True) -> Iterator[Callabl
         yield lambda done, text: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        Remaining(),
         TextColumn("{task.fields[text]}"),
     )
     console = Console(stderr=True)

@@ -1,0 +1,94 @@
+"""The state of a search, and how it is written so that a killed search goes on where it was."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..gates import GateSet
+
+__all__ = ["SearchState", "resume", "save"]
+
+_FORMAT = 1
+
+
+@dataclass
+class SearchState:
+    """Everything that a step changes, beside the scores and the generator of the gates.
+
+    Attributes:
+        step: Steps done.
+        optimizer: Of the scores.
+        multipliers: Of the constraints on MACs and parameters, shape (2,), at least 0.
+        taylor: Sum of |dL / dgate| over the warm-up, shape (N,).
+        last: Gates of the last step, shape (N,).
+        history: One dict a step.
+    """
+
+    step: int
+    optimizer: torch.optim.Optimizer
+    multipliers: Tensor
+    taylor: Tensor
+    last: Tensor
+    history: list[dict[str, float]]
+
+
+def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
+    """Write a search to a file, whole or not at all.
+
+    Args:
+        path: The file.
+        gates: The gates, for their scores and generator.
+        state: The rest.
+        settings: What the search was started with; a resumed one must agree.
+    """
+    content = {
+        "format": _FORMAT,
+        "settings": settings,
+        "step": state.step,
+        "scores": gates.scores.detach().cpu(),
+        "optimizer": state.optimizer.state_dict(),
+        "multipliers": state.multipliers,
+        "taylor": state.taylor,
+        "last": state.last,
+        "history": state.history,
+        "generator": gates.generator.get_state(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def resume(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
+    """Put gates and state where a file says.
+
+    Raises:
+        CheckpointError: If the file is not of a search, or of another search.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+        found = content["settings"]
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete "
+            "it or give another path."
+        ) from error
+    if found != settings or content["format"] != _FORMAT:
+        raise CheckpointError(
+            f"{path} belongs to another search: it was started with {found}, this one with "
+            f"{settings}. Delete it or give another path."
+        )
+    with torch.no_grad():
+        gates.scores.copy_(content["scores"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.step, state.history = content["step"], content["history"]
+    state.multipliers, state.taylor = content["multipliers"], content["taylor"]
+    state.last = content["last"]
+    gates.generator.set_state(content["generator"])
