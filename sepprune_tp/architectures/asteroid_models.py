@@ -55,9 +55,12 @@ def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
             f"{where} holds an Asteroid '{name}', and the installed Asteroid has no such model. "
             f"It has: {', '.join(sorted(known))}"
         )
-    fewer = {key: value for key, value in args.items() if key not in REDUNDANT_ARGS}
+    # Widths that differ by block stand as lists, which no constructor takes: any one width gives
+    # the same module tree.
+    uniform = {key: max(value) if _is_widths(value) else value for key, value in args.items()}
+    fewer = {key: value for key, value in uniform.items() if key not in REDUNDANT_ARGS}
     failure = ""
-    for attempt in (args, fewer):
+    for attempt in (args, uniform, fewer):
         # What the constructor draws is thrown away: not from the user's generator.
         with torch.random.fork_rng(devices=[]):
             try:
@@ -88,7 +91,7 @@ def load_serialized(path: Path) -> nn.Module:
     conf = _read_plain(path)
     missing = [key for key in SERIALIZED_KEYS if not isinstance(conf, dict) or key not in conf]
     if missing:
-        found = sorted(map(str, conf)) if isinstance(conf, dict) else type(conf).__name__
+        found = ", ".join(list(map(str, conf))[:6]) if isinstance(conf, dict) else type(conf)
         raise CheckpointError(
             f"{path} is not what Asteroid's serialize() gives: it lacks {', '.join(missing)} (it "
             f"holds {found}). For a training checkpoint, build the model, load its 'state_dict' "
@@ -120,6 +123,10 @@ def _read_plain(path: Path) -> Any:
                 "truncated, not a file of torch.save, or holds Python objects, which are not "
                 "loaded for safety. Save model.serialize() or use save_pruned."
             ) from error
+
+
+def _is_widths(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, int) for v in value)
 
 
 def _is_scalar(value: Any) -> bool:

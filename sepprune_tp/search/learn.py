@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import BudgetError, InputError, SearchError
 from ..gates import Cost, GateSet, HardConcrete, remember
-from ..losses import pit_neg_si_sdr, pit_si_sdr
+from ..losses import MAX_SOURCES, pit_neg_si_sdr, pit_si_sdr
 from .batches import checked_batches
 from .budget import Budget, Limits, check_reachable, within
 from .diagnosis import blame, check_gradient
@@ -220,9 +220,16 @@ def _step(
         if not learning:
             kept = (state.last > 0).to(torch.bool)
             macs = gates.cost_model.exact(kept).macs / gates.cost_model.dense.macs
-    with torch.no_grad():
-        si_sdr = float(pit_si_sdr(estimates.float(), sources.float())[0].mean())
+    si_sdr = _si_sdr(estimates, sources)
     return {"loss": float(task.detach()), "si_sdr": si_sdr, "macs": float(macs)}
+
+
+@torch.no_grad()
+def _si_sdr(estimates: Tensor, sources: Tensor) -> float:
+    """Mean SI-SDR in dB for display; NaN where the loss compares something else than waveforms."""
+    if estimates.shape != sources.shape or sources.shape[1] > MAX_SOURCES:
+        return math.nan
+    return float(pit_si_sdr(estimates.float(), sources.float())[0].mean())
 
 
 def _warm_up(steps: int) -> int:

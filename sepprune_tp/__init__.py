@@ -1,0 +1,33 @@
+"""sepprune_tp: structured pruning of speech-separation networks on torch-pruning.
+
+Learns which channels a trained separator can do without (SepPrune, arXiv 2505.12079), removes them
+with everything coupled to them, and recovers the quality.
+"""
+
+from .checkpoint import load_pruned, save_pruned
+from .errors import SepPruneError
+from .gates import GateSet
+from .graph import ChannelGraph, channel_graph
+from .importance import SepPruneImportance
+from .profile import profile
+from .pruner import SepPrunePruner, install
+from .search import Budget, SearchResult, learn_gates
+from .version import __version__
+
+install()
+
+__all__ = [
+    "Budget",
+    "ChannelGraph",
+    "GateSet",
+    "SearchResult",
+    "SepPruneError",
+    "SepPruneImportance",
+    "SepPrunePruner",
+    "__version__",
+    "channel_graph",
+    "learn_gates",
+    "load_pruned",
+    "profile",
+    "save_pruned",
+]

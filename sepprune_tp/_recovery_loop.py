@@ -1,0 +1,358 @@
+"""The Lightning side of recovery: one epoch is the steps between two validations."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from sepprune_tp._recovery_data import Batch, TrainStream, ValidationBatches
+from sepprune_tp.errors import CheckpointError, DataError, SearchError, require
+from sepprune_tp.losses import pit_si_sdr
+from sepprune_tp.recovery import RecoverySettings, cosine_rate
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+__all__ = ["RecoveryModule", "RunState", "forked_rng", "progress_bar", "quiet", "run"]
+
+FORMAT = 1
+MAY_CHANGE = {"steps", "max_minutes", "early_stop", "compile"}  # between a run and its resumption
+
+
+@dataclass
+class RunState:
+    """All that a resumed run needs, as tensors and plain values."""
+
+    settings: dict[str, Any]
+    fingerprint: str
+    best: dict[str, Any]
+    weights: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    plateau: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
+    stale: int = 0
+    stopped: str = ""
+    format: int = FORMAT
+
+    @classmethod
+    def begin(
+        cls,
+        model: nn.Module,
+        settings: dict[str, Any],
+        fingerprint: str,
+        folder: Path | None,
+        resume: bool,
+    ) -> RunState:
+        """A new run, or the one in the folder with its weights put into the model."""
+        path = None if folder is None else folder / "last.pt"
+        if path is None or not resume or not path.exists():
+            return cls(settings, fingerprint, best=copied(model.state_dict()))
+        state = cls._load(path)
+        old, new = (
+            {k: v for k, v in s.items() if k not in MAY_CHANGE} for s in (state.settings, settings)
+        )
+        if old != new or state.fingerprint != fingerprint:
+            changed = ", ".join(k for k in new if new[k] != old.get(k)) or "the model's weights"
+            raise CheckpointError(
+                f"{path} is of another run: {changed} differ(s). Pass resume=False to overwrite "
+                "it, or another checkpoint_dir."
+            )
+        model.load_state_dict(state.weights)
+        state.settings, state.stopped = settings, ""
+        return state
+
+    @classmethod
+    def _load(cls, path: Path) -> RunState:
+        """Read a file that :meth:`save` wrote, executing no pickle."""
+        try:
+            values = torch.load(path, map_location="cpu", weights_only=True)
+            if values["format"] != FORMAT:
+                raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
+            return cls(**values)
+        except Exception as error:
+            raise CheckpointError(
+                f"Cannot resume from {path}: {error}. It is truncated, of another version or not "
+                "a recovery checkpoint. Delete it, or pass resume=False to overwrite it."
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Write ``last.pt`` and ``best.pt``, each to a temporary name first."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "last.pt", {f.name: getattr(self, f.name) for f in fields(self)})
+        write(folder / "best.pt", self.best)
+
+
+def write(path: Path, value: Any) -> None:
+    """``torch.save`` to a temporary name, then rename."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save(value, temporary)
+    os.replace(temporary, path)
+
+
+def copied(weights: dict[str, Any]) -> dict[str, Any]:
+    """A state dict of its own memory, on the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+        for name, value in weights.items()
+    }
+
+
+class RecoveryModule(lightning.LightningModule):
+    """Trains a model by its state; validation decides on rate, best weights and the end."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        settings: RecoverySettings,
+        state: RunState,
+        folder: Path | None,
+        stream: TrainStream,
+        bar: Any,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss, self.settings, self.state = model, loss, settings, state
+        self.folder, self.stream, self.bar = folder, stream, bar
+        self.train_forward: Callable[[Tensor], Tensor] = (
+            torch.compile(model.forward, dynamic=False) if settings.compile else model
+        )
+        self._began = time.monotonic() - state.seconds
+        self._losses: list[float] = []
+        self._validation: list[tuple[int, float, float]] = []
+        self._plateau: ReduceLROnPlateau | None = None
+
+    def seconds(self) -> float:
+        """Wall-clock time of the run, with that before a resume."""
+        return time.monotonic() - self._began
+
+    def finished(self) -> str:
+        """Why to end, or an empty string."""
+        minutes = self.settings.max_minutes
+        if self.state.step >= self.settings.steps:
+            return "steps"
+        if minutes is not None and self.seconds() >= 60 * minutes:
+            return "max_minutes"
+        limit = self.settings.early_stop
+        return "early_stop" if limit and self.state.stale >= limit else ""
+
+    def train_batches(self) -> Iterator[Batch]:
+        """One epoch: the batches up to the next validation."""
+        step = self.state.step
+        last = min(step + self.settings.val_every, self.settings.steps)
+        while step < last:
+            yield self.stream.batch(step * self.trainer.world_size + self.global_rank)
+            step += 1
+            minutes = self.settings.max_minutes
+            if minutes is not None and self.seconds() >= 60 * minutes:
+                return
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, in the state that it was left in, and the plateau rule."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.settings.lr)
+        self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer,
+            factor=self.settings.factor,
+            patience=self.settings.patience,
+            threshold=1e-3,
+            threshold_mode="abs",
+        )
+        if self.state.optimizer:
+            optimizer.load_state_dict(self.state.optimizer)
+            self._plateau.load_state_dict(self.state.plateau)
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set what a step depends on: the random state, and the rate of a cosine."""
+        torch.manual_seed((self.settings.seed << 32) + self.state.step)
+        if self.settings.schedule == "cosine":
+            minutes = self.settings.max_minutes
+            progress = self.state.step / self.settings.steps
+            if minutes is not None:
+                progress = max(progress, self.seconds() / (60 * minutes))
+            for group in self._optimizer().param_groups:
+                group["lr"] = cosine_rate(self.settings.lr, progress)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        mixture, sources = batch
+        value = self.loss(self.train_forward(mixture), sources)
+        self._losses.append(value.item())
+        if not torch.isfinite(value):
+            self._report_not_finite(batch, "training")
+        return value
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Count the step."""
+        self.state.step += 1
+        self.bar.update(1)
+        self.bar.set_postfix_str(f"loss {self._losses[-1]:.2f} dB", refresh=False)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and SI-SDR of one batch."""
+        mixture, sources = batch
+        estimates = self.model(mixture)
+        value = self.loss(estimates, sources)
+        if not torch.isfinite(value):
+            self._report_not_finite(batch, "validation")
+        ratio = float("nan")
+        if estimates.shape == sources.shape:
+            ratio = pit_si_sdr(estimates, sources)[0].mean().item()
+        self._validation.append((len(mixture), value.item(), ratio))
+
+    def on_validation_epoch_end(self) -> None:
+        """Record, step the plateau rule, keep the best, save, and decide whether to go on."""
+        record = self._record()
+        previous = min((r["val_loss"] for r in self.state.history), default=float("inf"))
+        self.state.history.append(record)
+        self.state.stale += 1
+        if record["val_loss"] < previous:
+            self.state.best, self.state.stale = copied(self.model.state_dict()), 0
+        if self._plateau is not None and self.state.step:
+            if self.settings.schedule == "plateau":
+                self._plateau.step(record["val_loss"])
+            self.state.optimizer = self._optimizer().state_dict()
+            self.state.plateau = self._plateau.state_dict()
+        self.state.seconds = self.seconds()
+        self.state.stopped = self.finished()
+        if self.folder is not None and self.trainer.is_global_zero:
+            self.state.weights = copied(self.model.state_dict())
+            self.state.save(self.folder)
+        self.trainer.should_stop = bool(self.state.stopped)
+        self.bar.set_description_str(f"recovery, SI-SDR {record['si_sdr']:.2f} dB", refresh=False)
+
+    def _record(self) -> dict[str, float]:
+        """The figures of this validation, and an empty slate for the next."""
+        if not self._validation:
+            raise DataError("The val loader gave no batch; recovery needs at least one.")
+        weight = sum(count for count, _, _ in self._validation)
+        rate = self._optimizer().param_groups[0]["lr"] if self._plateau else self.settings.lr
+        record = {
+            "step": self.state.step,
+            "seconds": round(self.seconds(), 1),
+            "lr": rate,
+            "val_loss": sum(count * loss for count, loss, _ in self._validation) / weight,
+            "si_sdr": sum(count * ratio for count, _, ratio in self._validation) / weight,
+        }
+        if self._losses:
+            record["train_loss"] = sum(self._losses) / len(self._losses)
+        self._validation, self._losses = [], []
+        return record
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """The one optimiser."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+    def _report_not_finite(self, batch: Batch, stage: str) -> None:
+        """Say whether the data or the model is to blame."""
+        where = f"in {stage} at step {self.state.step}"
+        if not all(torch.isfinite(part).all() for part in batch):
+            raise DataError(
+                f"The batch {where} holds NaN or infinity. Leave out the recording that it comes "
+                "from."
+            )
+        raise SearchError(
+            f"The loss became NaN or infinite {where} although the batch is finite. Lower lr (now "
+            f"{self.settings.lr}), or clip (now {self.settings.clip}), or use precision='32'."
+        )
+
+
+class _Epochs:
+    """What Lightning iterates: a fresh run of batches every epoch, of unknown length."""
+
+    def __init__(self, module: RecoveryModule) -> None:
+        self._module = module
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._module.train_batches()
+
+
+def run(
+    module: RecoveryModule, validation: ValidationBatches, accelerator: str, devices: int | str
+) -> None:
+    """Validate once, then train until the module says that it is finished."""
+    if module.state.history and (reason := module.finished()):
+        module.state.stopped = reason
+        return
+    with tempfile.TemporaryDirectory() as root:
+        trainer = lightning.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            precision=module.settings.precision,  # type: ignore[arg-type]
+            gradient_clip_val=module.settings.clip or None,
+            max_epochs=-1,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            inference_mode=False,
+            default_root_dir=root,
+        )
+        if not module.state.history:
+            trainer.validate(module, dataloaders=validation, verbose=False)
+        trainer.should_stop = False
+        trainer.fit(module, train_dataloaders=_Epochs(module), val_dataloaders=validation)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Lightning prints and warns about, and nothing else."""
+    names = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning(\..*)?")
+            warnings.filterwarnings("ignore", message=r"(?s).*isinstance\(treespec, LeafSpec\).*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def forked_rng() -> Iterator[None]:
+    """Leave the random state of the CPU and of the current GPU as it was."""
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=gpus):
+        yield
+
+
+@contextmanager
+def progress_bar(total: int, initial: int, shown: bool) -> Iterator[Any]:
+    """A tqdm bar over steps, which Lightning brings along."""
+    tqdm = require("tqdm", "train", "A progress bar")
+    bar = tqdm.tqdm(
+        total=total,
+        initial=initial,
+        disable=not shown,
+        desc="recovery",
+        unit="step",
+        mininterval=1.0 if sys.stderr.isatty() else 30.0,
+        dynamic_ncols=True,
+    )
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,134 @@
+"""What the commands share: options, opening models and data, and the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor, nn
+
+from sepprune_tp.errors import InputError
+from sepprune_tp.loading import load_model
+
+__all__ = [
+    "DataOption",
+    "DeviceOption",
+    "MixOption",
+    "ModelArgument",
+    "OutOption",
+    "RateOption",
+    "SeedOption",
+    "console",
+    "example_mixture",
+    "open_model",
+    "rate_of",
+    "say",
+    "writable",
+]
+
+console = Console()
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="File of a model, or `demo`.", show_default=False)
+]
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="Folder: mix/ s1/ s2/ (WHAM!, LibriMix; with or without split folders above), or "
+        "recordings/ as in FSDD.",
+        show_default=False,
+    ),
+]
+MixOption = Annotated[
+    str | None, typer.Option("--mix", help="Which folder of mixtures, such as mix_both.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="File to write.", show_default=False)]
+RateOption = Annotated[
+    int | None,
+    typer.Option("--sample-rate", help="In Hz, for a model that does not say its own."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1... The GPU if there is one.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+
+
+def open_model(name: str, device: str | None = None) -> nn.Module:
+    """Load a model by file name, or the shipped one by the word ``demo``.
+
+    Args:
+        name: Path, or ``demo``.
+        device: Where to put it; the GPU if there is one when None.
+
+    Returns:
+        The model in eval mode.
+    """
+    if name == "demo":
+        from sepprune_tp.demo import demo_model
+
+        model = demo_model()
+    else:
+        model = load_model(name)
+    return model.to(_device(device))
+
+
+def rate_of(model: nn.Module, given: int | None) -> int:
+    """The sample rate of a model in Hz, its own or the one given.
+
+    Raises:
+        InputError: If neither is known, or they differ.
+    """
+    own = getattr(model, "sample_rate", None)
+    if own is None and given is None:
+        raise InputError(
+            f"{type(model).__name__} does not say its sample rate. Pass --sample-rate, in Hz."
+        )
+    if own is not None and given is not None and int(own) != given:
+        raise InputError(
+            f"--sample-rate is {given}, but {type(model).__name__} was made for {int(own)} Hz. "
+            "Leave the option out, and resample the data."
+        )
+    return int(own if own is not None else given)  # type: ignore[arg-type]
+
+
+def example_mixture(model: nn.Module, seconds: float, sample_rate: int) -> Tensor:
+    """Noise of shape (1, T) on the model's device, the same every time.
+
+    Raises:
+        InputError: If it would hold no samples.
+    """
+    samples = round(seconds * sample_rate)
+    if samples < 1:
+        raise InputError(f"--seconds is {seconds}; it has to be above 0.")
+    noise = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
+    parameter: Any = next(model.parameters(), noise)
+    return noise.to(device=parameter.device, dtype=parameter.dtype)
+
+
+def say(text: str) -> None:
+    """Print a line as it is: no markup, no wrapping, so that paths can be copied."""
+    typer.echo(text)
+
+
+def writable(out: Path) -> Path:
+    """Make the folder of a file to write, before hours of work go into what it will hold."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; give a file name.")
+    return out
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name} is no device: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: this torch sees no GPU. Use --device cpu.")
+    return device

@@ -1,0 +1,160 @@
+"""``sepprune demo``: the whole job on the model that ships with the package."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+from sepprune_tp.checkpoint import save_pruned
+from sepprune_tp.commands.common import SeedOption, console, example_mixture, say
+from sepprune_tp.demo import ASSETS, demo_model, demo_test_set, demo_training_set
+from sepprune_tp.evaluate import evaluate
+from sepprune_tp.job import SearchSettings, shrink
+from sepprune_tp.latency import compare_latency
+from sepprune_tp.mixtures import batches
+from sepprune_tp.profile import profile
+from sepprune_tp.recovery import finetune
+from sepprune_tp.report import (
+    STAGES,
+    comparison_table,
+    environment,
+    markdown_report,
+    plot_channels,
+    profile_table,
+    stage_figures,
+    write_json,
+    write_text,
+)
+from sepprune_tp.separation import separate_file
+
+__all__ = ["demo", "run_demo"]
+
+VALIDATION = 24  # mixtures
+LISTEN = 3  # test mixtures to write as WAV
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("runs/demo"),
+    budget_macs: Annotated[float, typer.Option(help="Share of the MACs to keep.")] = 0.5,
+    steps: Annotated[int, typer.Option(help="Steps of the search.")] = 200,
+    recovery_steps: Annotated[int, typer.Option(help="Steps of the recovery.")] = 150,
+    batch_size: Annotated[int, typer.Option(help="Mixtures a step.")] = 4,
+    limit: Annotated[int | None, typer.Option(help="Only so many test mixtures.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Profile, search, prune, recover and evaluate the shipped model, and report it all."""
+    settings = SearchSettings(budget_macs=budget_macs, steps=steps, seed=seed)
+    report = run_demo(out, settings, recovery_steps, batch_size, limit)
+    console.print(comparison_table(report, "From a trained separator to a smaller one"))
+    total = sum(report["seconds"].values())
+    say(
+        f"{total:.0f} s in all. {out}/report.md, report.json, channels.png, audio/ to listen to, "
+        "and the models: pruned.safetensors, recovered.safetensors"
+    )
+
+
+def run_demo(
+    out: Path,
+    settings: SearchSettings,
+    recovery_steps: int,
+    batch_size: int,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Do the job and write everything but the terminal's table.
+
+    Args:
+        out: Folder for ``report.json``, ``report.md``, ``channels.png``, ``audio/`` and models.
+        settings: Of the search.
+        recovery_steps: Optimiser steps of the recovery.
+        batch_size: Mixtures a step, of search and recovery.
+        limit: Only so many of the test mixtures.
+
+    Returns:
+        The content of ``report.json``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    clock: dict[str, float] = {}
+    dense = demo_model()
+    rate = int(dense.sample_rate)  # type: ignore[arg-type]
+    example = example_mixture(dense, 1.0, rate)
+    console.print(profile_table(profile(dense, example), rows=8))
+    with _timed(clock, "data"):
+        training: Any = demo_training_set(out / "cache", seed=settings.seed)
+        validation: Any = demo_training_set(out / "cache", size=VALIDATION, seed=settings.seed + 1)
+    pruned = copy.deepcopy(dense)
+    with _timed(clock, "search"):
+        stream = batches(training, batch_size, shuffle_seed=settings.seed)
+        groups = shrink(pruned, example, stream, settings)
+    recovered = copy.deepcopy(pruned)
+    with _timed(clock, "recovery"):
+        result = finetune(
+            recovered,
+            training,
+            validation,
+            batch_size=batch_size,
+            accelerator="cpu",
+            steps=recovery_steps,
+            val_every=max(1, recovery_steps // 3),
+            seed=settings.seed,
+        )
+    models = dict(zip(STAGES, (dense, pruned, recovered), strict=True))
+    with _timed(clock, "evaluation"):
+        stages = _measure(models, rate, limit)
+    recovery = {"steps": result.steps, "batch_size": batch_size, "stopped": result.stopped}
+    report = {
+        **stages,
+        "groups": {name: list(sizes) for name, sizes in groups.items()},
+        "data": "the demo's test mixtures (synthetic speech, speakers not heard in training)",
+        "settings": {**asdict(settings), "recovery": recovery},
+        "seconds": clock,
+        **environment(),
+    }
+    _write(out, report, models)
+    return report
+
+
+def _measure(models: dict[str, nn.Module], rate: int, limit: int | None) -> dict[str, Any]:
+    """Figures of each model on the test mixtures, latencies measured in turns."""
+    test = demo_test_set()[:limit]
+    times = compare_latency(models, 1.0, rate)
+    figures = {}
+    for stage, model in models.items():
+        say(f"Evaluating the {stage} model on {len(test)} mixtures...")
+        scores = evaluate(model, test, sample_rate=rate)
+        cost = profile(model, example_mixture(model, 1.0, rate))
+        figures[stage] = stage_figures(scores, cost, times.latencies[stage])
+    return figures
+
+
+def _write(out: Path, report: dict[str, Any], models: dict[str, nn.Module]) -> None:
+    """Report, plot, models and audio."""
+    for stage in STAGES[1:]:
+        save_pruned(models[stage], out / f"{stage}.safetensors", metadata={"demo": report[stage]})
+    mixtures = sorted((ASSETS / "test" / "mix").glob("*.flac"))[:LISTEN]
+    for mixture in mixtures:
+        folder = out / "audio" / mixture.stem
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(mixture, folder / "mixture.flac")
+        for stage, model in models.items():
+            separate_file(model, mixture, folder / stage)
+    plot_channels(out / "channels.png", report["groups"])
+    write_text(out / "report.md", markdown_report(report))
+    write_json(out / "report.json", report)
+
+
+@contextmanager
+def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
+    """Say what is going on, and note how many seconds it took."""
+    say(f"{name.capitalize()}...")
+    start = time.perf_counter()
+    yield
+    clock[name] = time.perf_counter() - start

@@ -1,0 +1,70 @@
+"""``sepprune finetune``: train a pruned model until it separates again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sepprune_tp.checkpoint import save_pruned
+from sepprune_tp.commands.common import (
+    DataOption,
+    DeviceOption,
+    MixOption,
+    ModelArgument,
+    OutOption,
+    RateOption,
+    SeedOption,
+    open_model,
+    rate_of,
+    say,
+    writable,
+)
+from sepprune_tp.folders import open_mixtures
+from sepprune_tp.recovery import finetune as recover
+from sepprune_tp.report import environment
+
+__all__ = ["finetune"]
+
+
+def finetune(
+    model: ModelArgument,
+    data: DataOption,
+    out: OutOption,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Mixtures a step.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of the mixtures.")] = 2.0,
+    val_every: Annotated[int, typer.Option(help="Steps between validations.")] = 100,
+    checkpoint_dir: Annotated[
+        Path | None, typer.Option(help="Keep the state here, and go on from it if it is there.")
+    ] = None,
+    mix: MixOption = None,
+    seed: SeedOption = 0,
+    sample_rate: RateOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train a model on a folder of mixtures and write the best of its states."""
+    writable(out)
+    network = open_model(model, device)
+    rate = rate_of(network, sample_rate)
+    options: dict[str, Any] = {"sample_rate": rate, "mix": mix, "seconds": seconds, "seed": seed}
+    result = recover(
+        network,
+        open_mixtures(data, "train", **options),
+        open_mixtures(data, "val", **options),
+        batch_size=batch_size,
+        checkpoint_dir=checkpoint_dir,
+        accelerator="cpu" if next(network.parameters()).device.type == "cpu" else "auto",
+        steps=steps,
+        lr=lr,
+        val_every=min(val_every, steps),
+        seed=seed,
+    )
+    figures = {"si_sdr": result.si_sdr, "steps": result.steps, "seconds": result.seconds}
+    save_pruned(network, out, metadata={"recovery": figures, **environment()})
+    say(
+        f"Validation SI-SDR {result.history[0]['si_sdr']:.2f} -> {result.si_sdr:.2f} dB after "
+        f"{result.steps} steps and {result.seconds:.0f} s ({result.stopped}). Wrote {out}"
+    )

@@ -1,0 +1,376 @@
+"""Where a model's parameters and multiply-accumulates are, by layer and by part.
+
+A MAC is one multiplication with a weight and its addition; the products of queries, keys and
+values in attention count too. Normalisations, activations and element-wise products count 0 MACs;
+their parameters are counted. One call of the model on the example input is measured, so MACs grow
+with its length and batch. The layers' own rules (``sepprune_tp.layers``) do the counting, the same
+that predict the cost of a set of masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sepprune_tp.errors import InputError
+from sepprune_tp.layers import LayerRule, rule_of
+
+__all__ = ["Part", "Profile", "Row", "attention_macs", "part_of", "profile"]
+
+CallCost = Callable[[tuple[Any, ...], Any], int]
+
+LISTED = 20  # layers in the printed profile
+PARTS = ("encoder", "separator", "decoder", "other")
+# Names of the top-level attribute that holds each part, in Asteroid and in the authors' models.
+PART_NAMES = {
+    "encoder": "encoder",
+    "decoder": "decoder",
+    "masker": "separator",
+    "masknet": "separator",
+    "mask_net": "separator",
+    "mask_generator": "separator",
+    "separator": "separator",
+    "separation": "separator",
+    "separation_module": "separator",
+    "sm": "separator",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer.
+
+    Attributes:
+        name: Dotted name in the model.
+        kind: The rule's word (``conv``, ``rnn``...), or the class name of a layer without a rule.
+        params: Parameters; those that an earlier row also holds count there only.
+        macs: Multiply-accumulates of all calls.
+        share: Of the model's MACs, 0 to 1.
+        params_share: Of the model's parameters, 0 to 1.
+        part: ``encoder``, ``separator``, ``decoder`` or ``other``.
+        counted: False if the MACs are unknown: the layer has a matrix of weights, and no rule or
+            nobody called it (its weights were used from elsewhere).
+        module: The layer itself.
+    """
+
+    name: str
+    kind: str
+    params: int
+    macs: int
+    share: float
+    params_share: float
+    part: str
+    counted: bool
+    module: nn.Module = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Totals of one part of the model.
+
+    Attributes:
+        params: Parameters.
+        macs: Multiply-accumulates.
+        share: Of the model's MACs, 0 to 1.
+        params_share: Of the model's parameters, 0 to 1.
+    """
+
+    params: int
+    macs: int
+    share: float
+    params_share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of a model on one example input.
+
+    Attributes:
+        model: Class name of the model.
+        params: Parameters, tied ones once.
+        macs: Multiply-accumulates.
+        rows: One a layer, in the order of the model.
+        shapes: Shapes of the example input.
+    """
+
+    model: str
+    params: int
+    macs: int
+    rows: list[Row]
+    shapes: list[tuple[int, ...]]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Totals of encoder, separator, decoder and other, by name."""
+        return {name: self._part(name) for name in PARTS}
+
+    @property
+    def encoder(self) -> Part:
+        """Totals of the encoder."""
+        return self._part("encoder")
+
+    @property
+    def separator(self) -> Part:
+        """Totals of the separator (Asteroid's masker)."""
+        return self._part("separator")
+
+    @property
+    def decoder(self) -> Part:
+        """Totals of the decoder."""
+        return self._part("decoder")
+
+    @property
+    def uncounted(self) -> list[Row]:
+        """Layers whose parameters count but whose MACs are unknown."""
+        return [row for row in self.rows if not row.counted]
+
+    def heaviest(self, share: float = 0.9) -> list[nn.Module]:
+        """Find the fewest layers that make up a share of the MACs.
+
+        Args:
+            share: Of the model's MACs, above 0 and at most 1.
+
+        Returns:
+            Layers, the heaviest first; usable as ``scope=`` of ``GateSet``.
+
+        Raises:
+            InputError: If ``share`` is out of range.
+        """
+        if not 0 < share <= 1:
+            raise InputError(f"share is {share}; give a share of the MACs in (0, 1], such as 0.9.")
+        chosen: list[nn.Module] = []
+        total = 0
+        for row in sorted(self.rows, key=lambda row: -row.macs):
+            if total >= share * self.macs or row.macs == 0:
+                break
+            chosen.append(row.module)
+            total += row.macs
+        return chosen
+
+    def _part(self, name: str) -> Part:
+        rows = [row for row in self.rows if row.part == name]
+        params, macs = sum(row.params for row in rows), sum(row.macs for row in rows)
+        return Part(params, macs, _share(macs, self.macs), _share(params, self.params))
+
+    def __str__(self) -> str:
+        """A line in all, one for each part, and the first layers that carry 90 % of the MACs."""
+        lines = [f"{self.model}: {self.params:,} parameters, {self.macs:,} MACs on {self.shapes}"]
+        for name, part in self.parts.items():
+            lines.append(
+                f"  {name:<10} {part.params:>12,} parameters {part.params_share:>6.1%}"
+                f" {part.macs:>16,} MACs {part.share:>6.1%}"
+            )
+        heavy = {id(module) for module in self.heaviest(0.9)} if self.macs else set()
+        lines.append(f"  {len(heavy)} of {len(self.rows)} layers make up 90 % of the MACs:")
+        for row in [row for row in self.rows if id(row.module) in heavy][:LISTED]:
+            lines.append(
+                f"    {row.name:<44} {row.kind:<12} {row.macs:>16,} MACs {row.share:>6.1%}"
+            )
+        if self.uncounted:
+            names = ", ".join(f"{row.name} ({row.kind})" for row in self.uncounted)
+            lines.append(f"  MACs unknown (no rule, or never called): {names}")
+        return "\n".join(lines)
+
+
+def profile(model: nn.Module, example_inputs: Any) -> Profile:
+    """Count parameters and MACs of a model by layer and by part.
+
+    Args:
+        model: Any model. Its mode, weights, buffers and hooks are as they were afterwards.
+        example_inputs: What the model is called with: a tensor such as a mixture of shape (B, T)
+            or (B, 1, T), a tuple or list of arguments, or a dict of keyword arguments.
+
+    Returns:
+        The profile.
+
+    Raises:
+        InputError: If the model cannot run on the example input.
+    """
+    args, kwargs = _arguments(example_inputs)
+    layers = dict(_layers(model))
+    macs = _measure(model, {m: c for m, (_, _, c) in layers.items() if c is not None}, args, kwargs)
+    counts = _count_parameters(
+        {module: cost is not None for module, (_, _, cost) in layers.items()}
+    )
+    total_params = sum(p.numel() for p in model.parameters())
+    total_macs = sum(macs.values())
+    rows = [
+        Row(
+            name=name,
+            kind=kind,
+            params=counts[module],
+            macs=macs.get(module, 0),
+            share=_share(macs.get(module, 0), total_macs),
+            params_share=_share(counts[module], total_params),
+            part=part_of(name),
+            counted=module in macs or not _multiplies(module),
+            module=module,
+        )
+        for module, (name, kind, _) in layers.items()
+    ]
+    shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    return Profile(type(model).__name__, total_params, total_macs, rows, shapes)
+
+
+def part_of(name: str) -> str:
+    """Find which part of a separation model a layer belongs to.
+
+    Args:
+        name: Dotted name of the layer in the model; a wrapper's ``module.`` or ``model.`` in front
+            does not matter.
+
+    Returns:
+        ``encoder``, ``separator``, ``decoder`` or ``other``.
+    """
+    words = name.split(".")
+    while len(words) > 1 and words[0] in ("module", "model"):
+        words = words[1:]
+    return PART_NAMES.get(words[0], "other")
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, str, CallCost | None]]]:
+    """Outermost layers whose cost is known, and other modules that own parameters.
+
+    Yields:
+        The module, and its name, its kind and the cost of one call (None if unknown).
+    """
+    costs = {module: _cost_of(module) for module in model.modules()}
+    inside = {
+        inner
+        for module, (_, cost) in costs.items()
+        if cost is not None
+        for inner in module.modules()
+        if inner is not module
+    }
+    for name, module in model.named_modules():
+        kind, cost = costs[module]
+        owns = any(True for _ in module.parameters(recurse=False))
+        if module not in inside and (cost is not None or owns):
+            yield module, (name, kind, cost)
+
+
+def _cost_of(module: nn.Module) -> tuple[str, CallCost | None]:
+    """A layer's kind, and its MACs as a function of the arguments and the output of one call."""
+    rule = rule_of(module)
+    if rule is not None and not getattr(module, "proj_size", 0):
+        return rule.kind, partial(_rule_macs, rule, module)
+    if isinstance(module, nn.LSTM):
+        return "rnn", partial(_projected_macs, module)
+    if isinstance(module, nn.MultiheadAttention):
+        return "attention", partial(attention_macs, module)
+    return type(module).__name__, None
+
+
+def _rule_macs(rule: LayerRule, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+    positions = rule.positions(module, inputs, output)
+    return int(rule.macs(module, positions, rule.n_in(module), rule.n_out(module)))
+
+
+def _projected_macs(module: nn.LSTM, inputs: tuple[Any, ...], output: Any) -> int:
+    """MACs of an LSTM with projections, which cannot be pruned: every weight at every step."""
+    matrices = [p for name, p in module.named_parameters() if name.startswith("weight")]
+    steps: int = output[0].numel() // output[0].shape[-1]
+    return steps * sum(p.numel() for p in matrices)
+
+
+def attention_macs(module: nn.MultiheadAttention, inputs: tuple[Any, ...], output: Any) -> int:
+    """MACs of one call of multi-head attention: projections, and products with keys and values.
+
+    Args:
+        module: The layer, E features wide.
+        inputs: Query, key and value, each (L, B, E), (B, L, E) if ``batch_first``, or (L, E).
+        output: What the layer returned; not needed.
+
+    Returns:
+        B × (Lq·E² + Lk·kdim·E + Lk·vdim·E + 2·Lq·Lk·E + Lq·E²), as ``torch.nn`` computes it.
+    """
+    query, key = inputs[0], inputs[1]
+    time = 1 if module.batch_first and query.dim() == 3 else 0
+    batch = query.shape[1 - time] if query.dim() == 3 else 1
+    wide, queries, keys = module.embed_dim, query.shape[time], key.shape[time]
+    projections = 2 * queries * wide * wide + keys * (module.kdim + module.vdim) * wide
+    keys += (module.bias_k is not None) + bool(module.add_zero_attn)
+    return int(batch * (projections + 2 * queries * keys * wide))
+
+
+def _measure(
+    model: nn.Module,
+    costs: dict[nn.Module, CallCost],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> dict[nn.Module, int]:
+    """MACs of each layer that was called, in one call of the model in eval mode."""
+    macs: dict[nn.Module, int] = {}
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
+        cost = costs[module]((*inputs, *named.values()), out)
+        macs[module] = macs.get(module, 0) + cost
+
+    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in costs]
+    try:
+        with _evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        raise InputError(
+            f"{type(model).__name__} cannot run on the example input of shape "
+            f"{', '.join(map(str, shapes)) or 'unknown'} ({type(error).__name__}: {error}). Give "
+            "what you call the model with, on its device: for a separator a mixture (B, T) or "
+            "(B, 1, T) at its sample rate, long enough for its filters."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return macs
+
+
+def _count_parameters(layers: dict[nn.Module, bool]) -> dict[nn.Module, int]:
+    """Parameters of each layer (True: with all inside it), those that were met before left out."""
+    seen: set[int] = set()
+    counts = {}
+    for module, whole in layers.items():
+        fresh = {id(p): p for p in module.parameters(recurse=whole) if id(p) not in seen}
+        seen.update(fresh)
+        counts[module] = sum(p.numel() for p in fresh.values())
+    return counts
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a layer holds a matrix of weights, so that running it takes MACs."""
+    return any(p.dim() >= 2 for p in module.parameters())
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from what the caller gave."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    raise InputError(
+        f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments "
+        "or a dict of keyword arguments."
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; each module's own mode afterwards."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def _share(count: int, total: int) -> float:
+    return count / total if total else 0.0

@@ -1,0 +1,209 @@
+"""Fine-tuning a pruned separator until it separates again: resumable, best and not last kept.
+
+Letters: B batch, S sources, T time. SI-SDR and the loss are in dB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sepprune_tp._recovery_data import Loader, TrainStream, ValidationBatches
+from sepprune_tp.errors import InputError, require
+from sepprune_tp.losses import pit_neg_si_sdr
+
+__all__ = ["RecoveryResult", "RecoverySettings", "finetune"]
+
+SCHEDULES = ("plateau", "cosine")
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class RecoverySettings:
+    """How to fine-tune; validates itself.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        lr: Adam's learning rate at the start.
+        clip: Largest gradient norm; 0 does not clip.
+        schedule: ``"plateau"`` multiplies the rate by ``factor`` after ``patience`` validations
+            without improvement; ``"cosine"`` lowers it to 1 % over the steps, or over the minutes
+            if those run out first (then a run is not reproducible to the bit).
+        patience: In validations.
+        factor: Between 0 and 1.
+        early_stop: Validations without improvement that end the run; 0 never does.
+        val_every: Steps between validations, which are also the points to resume from.
+        seed: Of the order of the batches and of dropout.
+        precision: Lightning's name: ``"32"``, ``"bf16-mixed"``, ``"16-mixed"``, ``"64"``.
+        compile: Train through ``torch.compile`` with static shapes.
+        max_minutes: Time for the run and those that it resumes; None has no limit.
+    """
+
+    steps: int = 1000
+    lr: float = 1e-3
+    clip: float = 5.0
+    schedule: str = "plateau"
+    patience: int = 15
+    factor: float = 0.5
+    early_stop: int = 30
+    val_every: int = 100
+    seed: int = 0
+    precision: str = "32"
+    compile: bool = False
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each by name."""
+        at_least = {"steps": 1, "val_every": 1, "clip": 0, "patience": 0, "early_stop": 0}
+        for name, lowest in (*at_least.items(), ("seed", 0)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name} must be at least {lowest}, got {getattr(self, name)}.")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"Unknown schedule {self.schedule!r}; use one of {SCHEDULES}.")
+        if not (0 < self.factor < 1 and self.lr > 0):
+            raise InputError(
+                f"factor must lie between 0 and 1 and lr above 0, got {self.factor} and {self.lr}."
+            )
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise InputError(f"max_minutes must be above 0 or None, got {self.max_minutes}.")
+
+
+@dataclass(frozen=True)
+class RecoveryResult:
+    """What a fine-tuning came to.
+
+    Attributes:
+        si_sdr: Mean validation SI-SDR of the weights that the model now holds, in dB.
+        steps: Optimiser steps taken, those before a resume included.
+        seconds: Wall-clock time, that before a resume included.
+        stopped: Why it ended: ``"steps"``, ``"early_stop"`` or ``"max_minutes"``.
+        history: One record per validation: ``step``, ``seconds``, ``lr``, ``val_loss``,
+            ``si_sdr`` and, but for the first, which is of the weights before any step,
+            ``train_loss``, the mean since the last one.
+    """
+
+    si_sdr: float
+    steps: int
+    seconds: float
+    stopped: str
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def finetune(
+    model: nn.Module,
+    train: Loader,
+    val: Loader,
+    *,
+    loss: Loss = pit_neg_si_sdr,
+    batch_size: int = 8,
+    checkpoint_dir: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    **settings: Any,
+) -> RecoveryResult:
+    """Train a separator in place with Lightning and leave it with its best weights.
+
+    A run that was killed resumes from the last validation in ``checkpoint_dir`` and ends with the
+    same weights, bit for bit, on the same machine: batches and dropout are functions of the step.
+
+    Args:
+        model: Maps a mixture ``(B, T)`` to estimates ``(B, S, T)``. Returned on the device and in
+            the mode that it came in.
+        train: A map-style data set of (mixture ``(T,)``, sources ``(S, T)``), read in an order
+            drawn from the seed; or a re-iterable of batches (mixture ``(B, T)``, sources
+            ``(B, S, T)``), read in its own order again and again.
+        val: Likewise; read in its own order, once per validation.
+        loss: ``(estimates, sources) -> scalar``, lower is better; also what validation compares.
+        batch_size: B, for map-style data.
+        checkpoint_dir: Where to keep ``last.pt`` (to resume from) and ``best.pt`` (weights).
+        resume: Go on from ``checkpoint_dir`` if it holds a run of this model and settings.
+        progress: Show a progress bar on standard error.
+        accelerator: Lightning's choice of hardware.
+        devices: Lightning's number of devices; each takes its own share of the batches.
+        **settings: Fields of :class:`RecoverySettings`: ``steps``, ``lr``, ``clip``, ``schedule``,
+            ``patience``, ``factor``, ``early_stop``, ``val_every``, ``seed``, ``precision``,
+            ``compile``, ``max_minutes``.
+
+    Returns:
+        The best validation SI-SDR, steps, seconds and history.
+
+    Raises:
+        InputError: If a setting, or the shape of a batch or of the model's output, is wrong.
+        DataError: If a loader is empty or a batch holds NaN or infinity.
+        SearchError: If the loss stops being finite; the message names the step.
+        CheckpointError: If ``checkpoint_dir`` holds a run of another model or other settings.
+        MissingExtraError: If Lightning is not installed.
+    """
+    with warnings.catch_warnings():  # Lightning's imports warn about their own dependencies
+        warnings.simplefilter("ignore")
+        require("lightning", "train", "Recovery")
+        from sepprune_tp import _recovery_loop as loop
+
+    chosen = _settings(settings)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError(
+            f"{type(model).__name__} has no parameter that requires a gradient, so there is "
+            "nothing to fine-tune. Call model.requires_grad_(True) first."
+        )
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    state = loop.RunState.begin(model, asdict(chosen), fingerprint(model), folder, resume)
+    stream = TrainStream(train, batch_size, chosen.seed)
+    validation = ValidationBatches(val, batch_size)
+    was_training, device = model.training, next(model.parameters()).device
+    with ExitStack() as stack:
+        stack.callback(model.train, was_training)
+        stack.callback(model.to, device)
+        stack.enter_context(loop.quiet())
+        stack.enter_context(loop.forked_rng())
+        bar = stack.enter_context(loop.progress_bar(chosen.steps, state.step, progress))
+        module = loop.RecoveryModule(model, loss, chosen, state, folder, stream, bar)
+        loop.run(module, validation, accelerator, devices)
+    model.load_state_dict(state.best)
+    model.zero_grad(set_to_none=True)
+    best = min(state.history, key=lambda record: record["val_loss"])
+    return RecoveryResult(
+        si_sdr=best["si_sdr"],
+        steps=state.step,
+        seconds=state.seconds,
+        stopped=state.stopped,
+        history=[dict(record) for record in state.history],
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the names, shapes and values of the weights, to tell runs apart."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cosine_rate(lr: float, progress: float) -> float:
+    """Learning rate after a share of the run: from ``lr`` to 1 % of it, along half a cosine."""
+    return lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))))
+
+
+def _settings(values: dict[str, Any]) -> RecoverySettings:
+    """Settings from keywords; an unknown one is an error that lists the known ones."""
+    known = RecoverySettings.__dataclass_fields__
+    if unknown := sorted(set(values) - set(known)):
+        raise InputError(
+            f"Unknown setting(s) of finetune: {', '.join(unknown)}. Known: {', '.join(known)}."
+        )
+    steps = values.get("steps", RecoverySettings.steps)
+    defaults = RecoverySettings(val_every=max(1, min(RecoverySettings.val_every, steps)))
+    return replace(defaults, **values)

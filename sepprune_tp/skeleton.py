@@ -1,0 +1,50 @@
+"""Which class a model is, as plain data, and how to build an instance of it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sepprune_tp.architectures.asteroid_models import asteroid_args, build_asteroid, is_asteroid
+from sepprune_tp.errors import CheckpointError
+
+__all__ = ["build_skeleton", "describe_class"]
+
+
+def describe_class(model: nn.Module) -> dict[str, Any]:
+    """Family, name and arguments of a model's class.
+
+    Args:
+        model: Any model. One of Asteroid's is described by its class and ``get_model_args()``.
+
+    Returns:
+        ``{"family": "asteroid" | "module", "name": str, "args": dict}``, plain data.
+    """
+    cls = type(model)
+    if is_asteroid(model):
+        return {"family": "asteroid", "name": cls.__name__, "args": asteroid_args(model)}
+    return {"family": "module", "name": f"{cls.__module__}.{cls.__qualname__}", "args": {}}
+
+
+def build_skeleton(architecture: dict[str, Any], where: str) -> nn.Module:
+    """Build an instance with the module tree that ``describe_class`` saw.
+
+    Args:
+        architecture: What ``describe_class`` returned.
+        where: The file that it came from, for messages.
+
+    Returns:
+        A model with random weights. Torch's global random state is as it was.
+
+    Raises:
+        CheckpointError: If the class is not one that can be built from its arguments.
+    """
+    if architecture.get("family") == "asteroid":
+        name, args = str(architecture.get("name")), dict(architecture.get("args") or {})
+        return build_asteroid(name, args, where)
+    raise CheckpointError(
+        f"{where} holds a {architecture.get('name')}, which is not an Asteroid model: only its "
+        "shapes and tensors are stored. Build it as it was before pruning and pass it: "
+        "load_pruned(path, model=MyModel(...))"
+    )

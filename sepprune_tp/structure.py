@@ -1,0 +1,135 @@
+"""The sizes of a model as plain data, and how to give a model other sizes and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sepprune_tp.errors import CheckpointError
+
+__all__ = ["Sizes", "apply_structure", "named_tensors", "read_structure", "set_tensors"]
+
+Sizes = int | bool | None | list[int]
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer under every name that it has, non-persistent buffers included."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def read_structure(model: nn.Module) -> dict[str, dict[str, Sizes]]:
+    """Every public attribute of every module that is an integer or a tuple of integers.
+
+    These are the attributes that sizes live in (``out_channels``, ``groups``, ``hidden_size``,
+    ``normalized_shape``, ``n_filters``...), whatever a module calls them.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Sizes by module name and attribute, plain JSON data.
+    """
+    structure = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        sizes = {
+            key: _plain(value)
+            for key, value in module.__dict__.items()
+            if not key.startswith("_") and key != "training" and _is_size(value)
+        }
+        if sizes:
+            structure[name] = sizes
+    return structure
+
+
+def apply_structure(model: nn.Module, structure: dict[str, dict[str, Sizes]]) -> None:
+    """Set the attributes that differ from those saved; never adds one that a module lacks.
+
+    Args:
+        model: A model with the module tree that ``read_structure`` saw. Changed in place.
+        structure: What ``read_structure`` returned.
+
+    Raises:
+        CheckpointError: If a module or an attribute is missing, or is no size in ``model``.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, sizes in structure.items():
+        if name not in modules:
+            raise CheckpointError(
+                f"The saved model has a module '{name}' that {type(model).__name__} lacks. Build "
+                "the model with the arguments that it had before it was pruned."
+            )
+        module = modules[name]
+        for key, saved in sizes.items():
+            _set_size(module, name, key, saved)
+
+
+def set_tensors(
+    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], frozen: frozenset[str]
+) -> None:
+    """Put tensors in place of a model's parameters and buffers, whatever their shapes.
+
+    Args:
+        model: Changed in place.
+        tensors: By name, for every name of ``named_tensors(model)``.
+        aliases: Names that share the tensor of another name; they get the same object.
+        frozen: Names of parameters that do not require a gradient.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    placed: dict[str, Tensor] = {}
+    for name, old in list(named_tensors(model)):
+        root = aliases.get(name, name)
+        if root not in placed:
+            new = tensors[root]
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=_trains(new, root, frozen))
+            placed[root] = new
+        owner, _, key = name.rpartition(".")
+        # Plain setattr lets nn.RNNBase refresh the list of weights that its kernels read.
+        setattr(modules[owner], key, placed[root])
+    for module in modules.values():
+        if isinstance(module, nn.RNNBase) and any(p.is_cuda for p in module.parameters()):
+            module.flatten_parameters()
+
+
+def _trains(tensor: Tensor, name: str, frozen: frozenset[str]) -> bool:
+    return name not in frozen and (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is None, an integer (NumPy's too), a bool or a sequence of integers."""
+    if value is None or isinstance(value, Integral):
+        return True
+    return (
+        isinstance(value, (tuple, list, torch.Size))
+        and len(value) > 0
+        and all(isinstance(item, Integral) for item in value)
+    )
+
+
+def _plain(value: Any) -> Sizes:
+    """A size as JSON data."""
+    if value is None or isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, Integral) else [int(item) for item in value]
+
+
+def _set_size(module: nn.Module, name: str, key: str, saved: Sizes) -> None:
+    """Set one attribute if it differs, keeping the container type that the module uses."""
+    if key not in module.__dict__ or not _is_size(module.__dict__[key]):
+        raise CheckpointError(
+            f"The saved model has a size '{key}' on module '{name}' "
+            f"({type(module).__name__}) that this one lacks: another version of the class? Install "
+            "the versions that read_header(path).versions lists, or pass model= built with them."
+        )
+    present = module.__dict__[key]
+    if _plain(present) == saved and isinstance(present, bool) == isinstance(saved, bool):
+        return
+    if isinstance(saved, list):
+        setattr(module, key, tuple(saved) if isinstance(present, tuple) else list(saved))
+    else:
+        setattr(module, key, saved)
