@@ -13,7 +13,7 @@ VERSION = re.findall(r'^__version__ = "([^"]+)"', VERSION_FILE, re.MULTILINE)[0]
 
 CORE = [
     # The networks, their autograd and the tensor function modes that the channel labels ride on.
-    "torch>=2.1",
+    "torch>=2.4",
     # The host: groups, importances and pruners. Its internals that we replace are those of 1.6.
     "torch-pruning>=1.6,<1.7",
     # Imported by torch-pruning, and by torch for its conversions to arrays.

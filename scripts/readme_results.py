@@ -50,9 +50,9 @@ def lines() -> list[str]:
     search: Record = json.loads((RESULTS / "search_cost.json").read_text())[0]
     steps = next(r["recovery_steps"] for r in records if r["stage"] == "recovered")
     return [
-        f"A Conv-TasNet ({dense['params'] / 1e3:.0f} k parameters) separates mixtures of real speech "
-        f"(FSDD, speaker-dependent) with {dense['si_sdri']:.1f} dB SI-SDRi. Pruned on one graph, "
-        f"mean of {seeds} seeds, {steps} steps of recovery each:",
+        f"A Conv-TasNet ({dense['params'] / 1e3:.0f} k parameters) separates mixtures of real "
+        f"speech (FSDD, speaker-dependent) with {dense['si_sdri']:.1f} dB SI-SDRi. Pruned on one "
+        f"graph, mean of {seeds} seeds, {steps} steps of recovery each:",
         "",
         budget_line(records, 0.5),
         budget_line(records, 0.25),

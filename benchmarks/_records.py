@@ -1,0 +1,100 @@
+"""Benchmark records: written after every measurement, found again by a later run."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+from collections import defaultdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sepprune_tp.evaluate import Evaluation
+from sepprune_tp.mixtures import MixtureDataset
+
+__all__ = ["Records", "by_pair", "data_hash", "environment", "scores"]
+
+PACKAGES = ("sepprune-tp", "torch", "torch-pruning", "asteroid", "lightning", "fast-bss-eval")
+
+
+class Records:
+    """A JSON file that holds a list of records, kept whole at every moment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.items: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+
+    def find(self, **fields: Any) -> list[dict[str, Any]]:
+        """Records with these values."""
+        return [r for r in self.items if all(r.get(k) == v for k, v in fields.items())]
+
+    def replace(self, *records: dict[str, Any]) -> None:
+        """Put records in the place of those of the same run and stage, and write the file."""
+        keys = ("experiment", "criterion", "budget", "seed", "stage")
+        new = {tuple(record.get(k) for k in keys) for record in records}
+        kept = [r for r in self.items if tuple(r.get(k) for k in keys) not in new]
+        self.items = [*kept, *records]
+        write_atomically(self.path, json.dumps(self.items, indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def scores(evaluation: Evaluation) -> dict[str, float]:
+    """The improvements over the mixture, in dB, as a record holds them."""
+    return {"si_sdri": round(evaluation.si_sdri, 3), "sdri": round(evaluation.sdri, 3)}
+
+
+def by_pair(evaluation: Evaluation, mixtures: MixtureDataset) -> dict[str, dict[str, float]]:
+    """Mean SI-SDRi, in dB, and number of mixtures of every pair of speakers."""
+    pairs: defaultdict[str, list[float]] = defaultdict(list)
+    for index, value in enumerate(evaluation.per_mixture["si_sdri"]):
+        pairs[" + ".join(sorted(mixtures.speakers(index)))].append(value)
+    return {
+        pair: {"si_sdri": round(sum(values) / len(values), 2), "mixtures": len(values)}
+        for pair, values in sorted(pairs.items())
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Machine, package versions and date."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "machine": f"{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)",
+        "versions": versions,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def data_hash(folder: Path) -> str:
+    """SHA-256 over names and bytes of all recordings."""
+    digest = hashlib.sha256()
+    for path in sorted((folder / "recordings").iterdir()):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
