@@ -46,7 +46,7 @@ def _sync_dprnn(module: nn.Module) -> None:
 
 
 def _ties_dprnn(module: nn.Module) -> list[tuple[nn.Module, nn.Module, int]]:
-    """``DPRNN.forward`` reshapes the residual stream and the per-source maps with one ``bn_chan``."""
+    """``DPRNN.forward`` reshapes residual stream and per-source maps with one ``bn_chan``."""
     net: Any = module
     return [(net.bottleneck[1], net.first_out[1], net.n_src)]
 

@@ -1,21 +1,21 @@
-"""Rules of Asteroid's layers: its norms (asteroid.masknn.norms) and filterbanks (asteroid_filterbanks).
+"""Rules of Asteroid's norms (asteroid.masknn.norms) and filterbanks (asteroid_filterbanks).
 
 Importing this module registers them; ``sepprune_tp.layers`` does so when it meets such a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from asteroid.masknn import norms
 from asteroid_filterbanks import Decoder, Encoder, FreeFB
-from torch import Tensor, nn
+from torch import Tensor
 from torch_pruning.pruner.function import BasePruningFunc
 
 from ..layers import register_rule
-from ..layers.base import Count, LayerRule, masked
+from ..layers.base import Count, GatedCall, LayerRule, masked
 from ..layers.norm import ChannelwiseRule
 from ..layers.pooling import pooled_frame_norm, pooled_group_norm
 
@@ -27,19 +27,19 @@ _EPS = 1e-8  # the default of every norm in asteroid.masknn.norms
 class NormPruner(BasePruningFunc):
     """Cuts gain and bias of Asteroid's norms (``gamma``, ``beta``, ``channel_size``)."""
 
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         """Remove channels ``idxs``."""
-        keep = sorted(set(range(layer.channel_size)) - set(idxs))  # type: ignore[arg-type]
+        keep = sorted(set(range(layer.channel_size)) - set(idxs))
         layer.gamma = self._prune_parameter_and_grad(layer.gamma, keep, 0)
         layer.beta = self._prune_parameter_and_grad(layer.beta, keep, 0)
-        layer.channel_size = len(keep)  # type: ignore[assignment]
+        layer.channel_size = len(keep)
         return layer
 
     prune_in_channels = prune_out_channels
 
-    def get_out_channels(self, layer: nn.Module) -> int:
+    def get_out_channels(self, layer: Any) -> int:
         """Channels."""
-        return int(layer.channel_size)  # type: ignore[arg-type]
+        return int(layer.channel_size)
 
     get_in_channels = get_out_channels
 
@@ -49,25 +49,16 @@ class _NormRule(ChannelwiseRule):
 
     _pruner = NormPruner()
 
-    def pruner(self, module: nn.Module) -> BasePruningFunc:
+    def pruner(self, module: Any) -> BasePruningFunc:
         return self._pruner
 
-    def run_gated(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        mask_in: Tensor | None,
-        mask_out: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        if mask_in is None or not self.pools_channels(module):
-            return forward(*args, **kwargs)
-        x = args[0] if args else kwargs["x"]
-        eps = float(args[1] if len(args) > 1 else kwargs.get("EPS", _EPS))
-        return self.pooled(module, x, mask_in, eps)
+    def run_gated(self, module: Any, call: GatedCall) -> Any:
+        if call.mask_in is None or not self.pools_channels(module):
+            return call.plain()
+        eps = float(call.args[1] if len(call.args) > 1 else call.kwargs.get("EPS", _EPS))
+        return self.pooled(module, call.input("x"), call.mask_in, eps)
 
-    def pooled(self, module: nn.Module, x: Tensor, mask: Tensor, eps: float) -> Tensor:
+    def pooled(self, module: Any, x: Tensor, mask: Tensor, eps: float) -> Tensor:
         """The norm with statistics over open channels only."""
         raise NotImplementedError
 
@@ -75,30 +66,30 @@ class _NormRule(ChannelwiseRule):
 class _GlobalNormRule(_NormRule):
     """gLN: one mean and variance over channels and time."""
 
-    def pools_channels(self, module: nn.Module) -> bool:
+    def pools_channels(self, module: Any) -> bool:
         return True
 
-    def pooled(self, module: nn.Module, x: Tensor, mask: Tensor, eps: float) -> Tensor:
-        return pooled_group_norm(x, mask, module.gamma, module.beta, eps)  # type: ignore[arg-type]
+    def pooled(self, module: Any, x: Tensor, mask: Tensor, eps: float) -> Tensor:
+        return pooled_group_norm(x, mask, module.gamma, module.beta, eps)
 
 
 class _FrameNormRule(_NormRule):
     """cLN: a mean and variance over channels for each frame."""
 
-    def pools_channels(self, module: nn.Module) -> bool:
+    def pools_channels(self, module: Any) -> bool:
         return True
 
-    def pooled(self, module: nn.Module, x: Tensor, mask: Tensor, eps: float) -> Tensor:
-        return pooled_frame_norm(x, mask, module.gamma, module.beta, eps, 1)  # type: ignore[arg-type]
+    def pooled(self, module: Any, x: Tensor, mask: Tensor, eps: float) -> Tensor:
+        return pooled_frame_norm(x, mask, module.gamma, module.beta, eps, 1)
 
 
 class _CumulativeNormRule(_NormRule):
     """cgLN: a mean and variance over channels and all frames so far."""
 
-    def pools_channels(self, module: nn.Module) -> bool:
+    def pools_channels(self, module: Any) -> bool:
         return True
 
-    def pooled(self, module: nn.Module, x: Tensor, mask: Tensor, eps: float) -> Tensor:
+    def pooled(self, module: Any, x: Tensor, mask: Tensor, eps: float) -> Tensor:
         full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         weight = mask.to(full.dtype)
         frames = torch.arange(1, x.shape[-1] + 1, dtype=full.dtype, device=x.device)
@@ -109,13 +100,13 @@ class _CumulativeNormRule(_NormRule):
         scale = torch.rsqrt(power / count - mean.square() + eps).unsqueeze(1)
         normed = (full - mean.unsqueeze(1)) * scale
         gain, bias = module.gamma, module.beta
-        return torch.addcmul(bias[:, None], normed, gain[:, None]).to(x.dtype)  # type: ignore[index]
+        return torch.addcmul(bias[:, None], normed, gain[:, None]).to(x.dtype)
 
 
 class FilterbankPruner(BasePruningFunc):
     """Cuts filters of a free filterbank: outputs of an Encoder, inputs of a Decoder."""
 
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         """Remove filters ``idxs``."""
         bank: Any = layer.filterbank
         keep = sorted(set(range(bank.n_filters)) - set(idxs))
@@ -125,17 +116,17 @@ class FilterbankPruner(BasePruningFunc):
             layer.n_feats_out = len(keep)
         return layer
 
-    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         """Remove filters ``idxs``."""
         return self.prune_out_channels(layer, idxs)
 
-    def get_out_channels(self, layer: nn.Module) -> int:
+    def get_out_channels(self, layer: Any) -> int:
         """Filters of an Encoder; a Decoder makes one waveform."""
-        return int(layer.filterbank.n_filters) if isinstance(layer, Encoder) else 1  # type: ignore[union-attr,arg-type]
+        return int(layer.filterbank.n_filters) if isinstance(layer, Encoder) else 1
 
-    def get_in_channels(self, layer: nn.Module) -> int:
+    def get_in_channels(self, layer: Any) -> int:
         """Filters of a Decoder; an Encoder reads one waveform."""
-        return int(layer.filterbank.n_filters) if isinstance(layer, Decoder) else 1  # type: ignore[union-attr,arg-type]
+        return int(layer.filterbank.n_filters) if isinstance(layer, Decoder) else 1
 
 
 class _FilterbankRule(LayerRule):
@@ -143,10 +134,10 @@ class _FilterbankRule(LayerRule):
     relation: ClassVar[Literal["maps", "through"]] = "maps"
     _pruner = FilterbankPruner()
 
-    def pruner(self, module: nn.Module) -> BasePruningFunc:
+    def pruner(self, module: Any) -> BasePruningFunc:
         return self._pruner
 
-    def refuses(self, module: nn.Module) -> str | None:
+    def refuses(self, module: Any) -> str | None:
         bank: Any = module.filterbank
         if type(bank) is not FreeFB:
             return f"its filterbank {type(bank).__name__} is computed, not learned filter by filter"
@@ -154,42 +145,43 @@ class _FilterbankRule(LayerRule):
             return "its filters are the pseudo-inverse of another filterbank"
         return None
 
-    def _kernel(self, module: nn.Module) -> int:
-        return int(module.filterbank.kernel_size)  # type: ignore[union-attr,arg-type]
+    def _kernel(self, module: Any) -> int:
+        return int(module.filterbank.kernel_size)
 
-    def params(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+    def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         if type(module.filterbank) is not FreeFB:
-            return n_in * 0 + sum(p.numel() for p in module.parameters())
-        return n_in * n_out * self._kernel(module)
+            return n_in * 0 + sum(int(p.numel()) for p in module.parameters())
+        weights: Count = n_in * n_out * self._kernel(module)
+        return weights
 
 
 class _EncoderRule(_FilterbankRule):
     """Waveform (B, 1, T) -> representation (B, filters, frames)."""
 
-    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+    def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 2
 
-    def reads(self, module: nn.Module) -> bool:
+    def reads(self, module: Any) -> bool:
         return False
 
-    def macs(self, module: nn.Module, positions: int, n_in: Count, n_out: Count) -> Count:
+    def macs(self, module: Any, positions: int, n_in: Count, n_out: Count) -> Count:
         return n_in * n_out * (positions * self._kernel(module))
 
 
 class _DecoderRule(_FilterbankRule):
     """Representation (B, S, filters, frames) -> waveforms (B, S, T)."""
 
-    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+    def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 2
 
-    def gated_parameters(self, module: nn.Module, mask_in: Tensor) -> dict[str, Tensor]:
-        filters: Tensor = module.filterbank._filters  # type: ignore[union-attr,assignment]
+    def gated_parameters(self, module: Any, mask_in: Tensor) -> dict[str, Tensor]:
+        filters: Tensor = module.filterbank._filters
         return {"filterbank._filters": masked(filters, mask_in, 0)}
 
-    def positions(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+    def positions(self, module: Any, inputs: tuple[Any, ...], output: Any) -> int:
         return int(inputs[0].numel() // inputs[0].shape[-2])
 
-    def macs(self, module: nn.Module, positions: int, n_in: Count, n_out: Count) -> Count:
+    def macs(self, module: Any, positions: int, n_in: Count, n_out: Count) -> Count:
         return n_in * n_out * (positions * self._kernel(module))
 
 

@@ -158,8 +158,10 @@ class CostModel:
             Differentiable totals, float64.
         """
         counts = self._counts(probability.double()).unbind(0)
-        totals = [torch.tensor(float(v), dtype=torch.float64, device=probability.device)
-                  for v in self._fixed]
+        totals = [
+            torch.tensor(float(v), dtype=torch.float64, device=probability.device)
+            for v in self._fixed
+        ]
         for layer in self._layers:
             n_in = torch.as_tensor(layer.n_in, dtype=torch.float64, device=probability.device)
             n_out = torch.as_tensor(layer.n_out, dtype=torch.float64, device=probability.device)

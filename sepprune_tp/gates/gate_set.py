@@ -222,6 +222,8 @@ class GateSet:
                 unpatch(layer)
             self._hook.remove()
             self._hook, self._values = None, None
+        elif isinstance(self._hook, _Nothing):  # an inner block gave gates by hand; back to ours
+            self._hook = self.model.register_forward_pre_hook(self._draw)
 
     def _draw(self, *_: Any) -> None:
         """Fix the gates of the next forward pass."""

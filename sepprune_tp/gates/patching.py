@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
+from ..layers.base import GatedCall
 
 __all__ = ["GatedLayer", "gated_layers", "patch", "unpatch"]
 
@@ -80,7 +81,7 @@ def patch(layer: GatedLayer, gates: Callable[[], Tensor | None]) -> None:
             return original(*args, **kwargs)
         mask_in = _mask(values, layer.index_in)
         mask_out = _mask(values, layer.index_out)
-        return rule.run_gated(module, original, mask_in, mask_out, args, kwargs)
+        return rule.run_gated(module, GatedCall(original, args, kwargs, mask_in, mask_out))
 
     module.__dict__["forward"] = forward
 

@@ -25,6 +25,15 @@ __all__ = ["ChannelGraph", "Scope", "channel_graph"]
 
 _SHORT = 2000  # samples of a waveform that are traced when the example is longer
 
+_CALL_ERRORS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    IndexError,
+    AttributeError,
+)
+
 Scope = str | Sequence[nn.Module]
 """``"separator"``, ``"all"``, or modules: groups whose channels are all made inside them."""
 
@@ -128,7 +137,7 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
                 if inputs is not None:
                     tracer.run(call, inputs)
                     return tracer
-            except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+            except _CALL_ERRORS as error:
                 if last:
                     raise GraphError(
                         f"{type(model).__name__} did not run on the example input "
@@ -383,9 +392,10 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
                 continue
             pruner = self._plain_pruner(site.owner)
             count = pruner.get_out_channels if site.side == "out" else pruner.get_in_channels
-            if count(site.owner) != site.components.numel():
+            present = count(site.owner)
+            if present is not None and present != site.components.numel():
                 raise GraphError(
-                    f"'{self._name(site.owner)}' has {count(site.owner)} channels, the graph knows "
+                    f"'{self._name(site.owner)}' has {present} channels, the graph knows "
                     f"{site.components.numel()}: the model was changed outside the graph. Build a "
                     "new graph."
                 )

@@ -8,6 +8,7 @@ loaded the first time that a module of such a package is met.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from torch import nn
 
@@ -70,9 +71,12 @@ def rule_of(module: nn.Module) -> LayerRule | None:
     return None
 
 
-def _refine(rule: LayerRule, module: nn.Module) -> LayerRule | None:
+def _refine(rule: LayerRule, module: Any) -> LayerRule | None:
     """Choose by configuration where one class has several behaviours."""
-    if isinstance(rule, ConvRule) and 1 < module.groups == module.in_channels == module.out_channels:  # type: ignore[operator]
+    if (
+        isinstance(rule, ConvRule)
+        and 1 < module.groups == module.in_channels == module.out_channels
+    ):
         return _DEPTHWISE
     if isinstance(rule, PReLURule) and module.num_parameters == 1:
         return None  # one slope for all: no channels to keep track of

@@ -1,20 +1,48 @@
-"""What the graph, the gates and the profile need to know of one kind of layer: one abstract class."""
+"""What graph, gates and profile need to know of one kind of layer: one abstract class."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
-__all__ = ["Count", "LayerRule", "masked", "swapped_parameters"]
+__all__ = ["Count", "GatedCall", "LayerRule", "masked", "swapped_parameters"]
 
 Count = TypeVar("Count", int, Tensor)
 """A number of channels: an exact ``int``, or a differentiable 0-d tensor."""
+
+
+@dataclass(frozen=True)
+class GatedCall:
+    """One call of a layer with gates.
+
+    Attributes:
+        forward: The layer's own forward.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        mask_in: Gate of each input channel, shape (n_in,), or None: all open.
+        mask_out: Gate of each output channel, shape (n_out,), or None: all open.
+    """
+
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    mask_in: Tensor | None = None
+    mask_out: Tensor | None = None
+
+    def plain(self) -> Any:
+        """Call the layer's own forward."""
+        return self.forward(*self.args, **self.kwargs)
+
+    def input(self, name: str = "input") -> Tensor:
+        """The input tensor, given by position or by name."""
+        x: Tensor = self.args[0] if self.args else self.kwargs[name]
+        return x
 
 
 class LayerRule(ABC):
@@ -32,7 +60,7 @@ class LayerRule(ABC):
     """Word for reports: ``conv``, ``linear``, ``rnn``, ``norm``, ``filterbank``..."""
 
     relation: ClassVar[Literal["maps", "through"]] = "maps"
-    """``maps``: makes new channels from all input channels; ``through``: keeps each channel apart."""
+    """``maps``: makes new channels from all inputs; ``through``: keeps each channel apart."""
 
     @abstractmethod
     def pruner(self, module: nn.Module) -> BasePruningFunc:
@@ -62,7 +90,8 @@ class LayerRule(ABC):
 
     def output(self, output: Any) -> Tensor:
         """The tensor that carries the output channels, from what the layer returned."""
-        return output[0] if isinstance(output, tuple) else output
+        first: Tensor = output[0] if isinstance(output, tuple) else output
+        return first
 
     def output_index(self, module: nn.Module) -> list[int]:
         """For each position along the output axis, the output channel that it belongs to."""
@@ -86,35 +115,23 @@ class LayerRule(ABC):
         """Whether the layer reads its own output channels (recurrence)."""
         return False
 
-    def run_gated(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        mask_in: Tensor | None,
-        mask_out: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
+    def run_gated(self, module: nn.Module, call: GatedCall) -> Any:
         """Run the layer as if the closed channels were not there.
 
         Args:
             module: The layer.
-            forward: Its own forward.
-            mask_in: Gate of each input channel, shape (n_in,), or None: all open.
-            mask_out: Gate of each output channel, shape (n_out,), or None: all open.
-            args: Positional arguments of the layer.
-            kwargs: Keyword arguments of the layer.
+            call: One call of it, and the gates of its channels.
 
         Returns:
             What the layer returns; closed output channels hold values that nobody reads.
         """
-        if mask_in is None:
-            return forward(*args, **kwargs)
-        with swapped_parameters(module, self.gated_parameters(module, mask_in)):
-            return forward(*args, **kwargs)
+        if call.mask_in is None:
+            return call.plain()
+        with swapped_parameters(module, self.gated_parameters(module, call.mask_in)):
+            return call.plain()
 
     def gated_parameters(self, module: nn.Module, mask_in: Tensor) -> dict[str, Tensor]:
-        """Parameters by dotted name with the slice that reads each input channel scaled by its gate."""
+        """Parameters by dotted name, the slice that reads each channel scaled by its gate."""
         return {}
 
     # -- cost -----------------------------------------------------------------------------------

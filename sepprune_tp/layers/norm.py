@@ -6,14 +6,13 @@ channels, where a closed channel must not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch_pruning import ops
 from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
-from .base import Count, LayerRule
+from .base import Count, GatedCall, LayerRule
 from .pooling import pooled_frame_norm, pooled_group_norm
 
 __all__ = ["BatchNormRule", "GroupNormRule", "InstanceNormRule", "LayerNormRule", "PReLURule"]
@@ -26,13 +25,13 @@ class ChannelwiseRule(LayerRule):
     relation: ClassVar[Literal["maps", "through"]] = "through"
     optype: ClassVar[Any]
 
-    def pruner(self, module: nn.Module) -> BasePruningFunc:
+    def pruner(self, module: Any) -> BasePruningFunc:
         return PrunerBox[self.optype]
 
-    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+    def axis(self, module: Any, tensor: Tensor) -> int:
         return 1
 
-    def params(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+    def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         return n_out * sum(1 for _ in module.parameters())
 
 
@@ -47,7 +46,7 @@ class InstanceNormRule(ChannelwiseRule):
 
     optype = ops.OPTYPE.IN
 
-    def refuses(self, module: nn.Module) -> str | None:
+    def refuses(self, module: Any) -> str | None:
         if module.track_running_stats:
             return "an instance norm with running statistics, which torch-pruning does not cut"
         return None
@@ -59,37 +58,38 @@ class PReLURule(ChannelwiseRule):
     kind = "activation"
     optype = ops.OPTYPE.PRELU
 
+    def n_in(self, module: Any) -> int:
+        return int(module.num_parameters)  # torch-pruning says None when one channel is left
+
+    n_out = n_in
+
 
 class GroupNormRule(ChannelwiseRule):
     """``nn.GroupNorm``: its groups must keep equal sizes."""
 
     optype = ops.OPTYPE.GN
 
-    def pools_channels(self, module: nn.Module) -> bool:
-        return bool(module.num_groups < module.num_channels)  # type: ignore[operator]
+    def pools_channels(self, module: Any) -> bool:
+        return bool(module.num_groups < module.num_channels)
 
-    def refuses(self, module: nn.Module) -> str | None:
-        if 1 < module.num_groups == module.num_channels:  # type: ignore[operator]
+    def refuses(self, module: Any) -> str | None:
+        if 1 < module.num_groups == module.num_channels:
             return "a group norm with one channel a group: removing one would regroup the others"
         return None
 
-    def ties(self, module: nn.Module) -> tuple[int, int]:
-        return int(module.num_groups), int(module.num_groups)  # type: ignore[arg-type]
+    def ties(self, module: Any) -> tuple[int, int]:
+        return int(module.num_groups), int(module.num_groups)
 
-    def run_gated(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        mask_in: Tensor | None,
-        mask_out: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        if mask_in is None:
-            return forward(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
+    def run_gated(self, module: Any, call: GatedCall) -> Any:
+        if call.mask_in is None:
+            return call.plain()
         return pooled_group_norm(
-            x, mask_in, module.weight, module.bias, module.eps, module.num_groups  # type: ignore[arg-type]
+            call.input(),
+            call.mask_in,
+            module.weight,
+            module.bias,
+            module.eps,
+            module.num_groups,
         )
 
 
@@ -98,32 +98,26 @@ class LayerNormRule(ChannelwiseRule):
 
     optype = ops.OPTYPE.LN
 
-    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+    def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 1
 
-    def refuses(self, module: nn.Module) -> str | None:
-        if len(module.normalized_shape) > 1:  # type: ignore[arg-type]
-            return f"a layer norm over several axes at once, {tuple(module.normalized_shape)}"  # type: ignore[arg-type]
+    def refuses(self, module: Any) -> str | None:
+        if len(module.normalized_shape) > 1:
+            return f"a layer norm over several axes at once, {tuple(module.normalized_shape)}"
         return None
 
-    def n_in(self, module: nn.Module) -> int:
-        return int(module.normalized_shape[-1])  # type: ignore[index]
+    def n_in(self, module: Any) -> int:
+        return int(module.normalized_shape[-1])
 
     n_out = n_in
 
-    def pools_channels(self, module: nn.Module) -> bool:
+    def pools_channels(self, module: Any) -> bool:
         return True
 
-    def run_gated(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        mask_in: Tensor | None,
-        mask_out: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        if mask_in is None:
-            return forward(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
-        return pooled_frame_norm(x, mask_in, module.weight, module.bias, module.eps, x.dim() - 1)  # type: ignore[arg-type]
+    def run_gated(self, module: Any, call: GatedCall) -> Any:
+        if call.mask_in is None:
+            return call.plain()
+        x = call.input()
+        return pooled_frame_norm(
+            x, call.mask_in, module.weight, module.bias, module.eps, x.dim() - 1
+        )

@@ -22,7 +22,7 @@ __all__ = ["pooled_frame_norm", "pooled_group_norm"]
 
 
 class _Standardise(torch.autograd.Function):
-    """(x - mu) / sqrt(v + eps) * gain + bias over (B, G, C, T); mask (G, C), gain and bias (G, C)."""
+    """(x - mu) / sqrt(v + eps) * gain + bias; x (B, G, C, T), mask, gain and bias (G, C)."""
 
     @staticmethod
     def forward(
@@ -39,7 +39,7 @@ class _Standardise(torch.autograd.Function):
         return torch.addcmul(bias[..., None], centred, inverse * gain[..., None])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         centred, mask, gain, sums, squares, mean, variance, inverse = ctx.saved_tensors
         frames = centred.shape[-1]
         count = (mask.sum(1) * frames)[:, None]

@@ -27,7 +27,7 @@ class _Convolution(torch.autograd.Function):
         return torch.convolution(x, weight * mask.view(shape), bias, *options)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, weight = ctx.saved_tensors
         read, _, _ = torch.ops.aten.convolution_backward(
             gradient, x, weight, None, *ctx.options, [True, False, False]
@@ -50,7 +50,7 @@ class _Linear(torch.autograd.Function):
         return nn.functional.linear(x, weight * mask, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, weight = ctx.saved_tensors
         read = gradient @ weight
         grad_mask = (read * x).flatten(0, -2).sum(0)
@@ -58,7 +58,7 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_mask, None, None
 
 
-def can_read_convolution(module: nn.Module, mask: Tensor) -> bool:
+def can_read_convolution(module: Any, mask: Tensor) -> bool:
     """Whether a convolution has frozen weights, a learned mask and plain zero padding."""
     weight, padding = module.weight, module.padding
     return (
@@ -71,7 +71,7 @@ def can_read_convolution(module: nn.Module, mask: Tensor) -> bool:
     )
 
 
-def read_convolution(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+def read_convolution(module: Any, x: Tensor, mask: Tensor) -> Tensor:
     """Run a convolution on gated channels; see :func:`can_read_convolution`.
 
     Args:
@@ -89,7 +89,7 @@ def read_convolution(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
-def read_linear(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+def read_linear(module: Any, x: Tensor, mask: Tensor) -> Tensor:
     """Run a linear layer with frozen weights on gated features; x (*, C), mask (C,)."""
     x, mask, weight, bias = _cast(x, mask, module)
     with torch.autocast(x.device.type, enabled=False):
@@ -97,7 +97,7 @@ def read_linear(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
-def _cast(x: Tensor, mask: Tensor, module: nn.Module) -> tuple[Tensor, Tensor, Tensor, Any]:
+def _cast(x: Tensor, mask: Tensor, module: Any) -> tuple[Tensor, Tensor, Tensor, Any]:
     """Everything in the data type that the layer would compute in."""
     weight: Any = module.weight
     bias: Any = module.bias

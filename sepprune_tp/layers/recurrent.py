@@ -6,7 +6,7 @@ layers and directions, so unit ``j`` goes from all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
 from ..errors import GraphError
-from .base import Count, LayerRule, masked
+from .base import Count, GatedCall, LayerRule, masked
 
 __all__ = ["RecurrentPruner", "RecurrentRule"]
 
@@ -22,11 +22,11 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 """Rows of the weights for each hidden unit, by ``module.mode`` (torch.nn.modules.rnn)."""
 
 
-def _gates(module: nn.RNNBase) -> int:
+def _gates(module: Any) -> int:
     return _GATES[module.mode]
 
 
-def _weight_names(module: nn.RNNBase) -> list[tuple[int, str]]:
+def _weight_names(module: Any) -> list[tuple[int, str]]:
     suffixes = ["", "_reverse"] if module.bidirectional else [""]
     return [(layer, suffix) for layer in range(module.num_layers) for suffix in suffixes]
 
@@ -34,7 +34,7 @@ def _weight_names(module: nn.RNNBase) -> list[tuple[int, str]]:
 class RecurrentPruner(BasePruningFunc):
     """Cuts inputs or hidden units of an LSTM, GRU or RNN."""
 
-    def prune_out_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         """Remove hidden units ``idxs`` from all layers and directions."""
         _refuse_projection(layer)
         hidden = layer.hidden_size
@@ -52,7 +52,7 @@ class RecurrentPruner(BasePruningFunc):
         layer.hidden_size = len(keep)
         return layer
 
-    def prune_in_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         """Remove input features ``idxs``, which only the first layer reads."""
         keep = _kept(layer.input_size, idxs)
         for number, suffix in _weight_names(layer):
@@ -62,7 +62,7 @@ class RecurrentPruner(BasePruningFunc):
         return layer
 
     def _cut(
-        self, layer: nn.RNNBase, name: str, rows: list[int] | None, columns: list[int] | None
+        self, layer: Any, name: str, rows: list[int] | None, columns: list[int] | None
     ) -> None:
         parameter = getattr(layer, name)
         if rows is not None:
@@ -71,20 +71,20 @@ class RecurrentPruner(BasePruningFunc):
             parameter = self._prune_parameter_and_grad(parameter, columns, 1)
         setattr(layer, name, parameter)
 
-    def get_out_channels(self, layer: nn.RNNBase) -> int:
+    def get_out_channels(self, layer: Any) -> int:
         """Hidden units."""
-        return layer.hidden_size
+        return int(layer.hidden_size)
 
-    def get_in_channels(self, layer: nn.RNNBase) -> int:
+    def get_in_channels(self, layer: Any) -> int:
         """Input features."""
-        return layer.input_size
+        return int(layer.input_size)
 
 
 def _kept(size: int, removed: Sequence[int]) -> list[int]:
     return sorted(set(range(size)) - set(removed))
 
 
-def _refuse_projection(layer: nn.RNNBase) -> None:
+def _refuse_projection(layer: Any) -> None:
     if layer.proj_size:
         raise GraphError(
             f"an LSTM with proj_size={layer.proj_size} cannot be pruned: its hidden units and its "
@@ -98,59 +98,51 @@ class RecurrentRule(LayerRule):
     kind = "rnn"
     _pruner = RecurrentPruner()
 
-    def pruner(self, module: nn.Module) -> BasePruningFunc:
+    def pruner(self, module: Any) -> BasePruningFunc:
         return self._pruner
 
-    def refuses(self, module: nn.Module) -> str | None:
+    def refuses(self, module: Any) -> str | None:
         if module.proj_size:
             return f"an LSTM with proj_size={module.proj_size}: outputs are not its hidden units"
         return None
 
-    def axis(self, module: nn.Module, tensor: Tensor) -> int:
+    def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 1
 
-    def output_index(self, module: nn.Module) -> list[int]:
+    def output_index(self, module: Any) -> list[int]:
         hidden = self.n_out(module)
         return [unit for _ in range(_directions(module)) for unit in range(hidden)]
 
-    def remembers(self, module: nn.Module) -> bool:
+    def remembers(self, module: Any) -> bool:
         return True
 
-    def run_gated(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        mask_in: Tensor | None,
-        mask_out: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        if mask_in is None and mask_out is None:
-            return forward(*args, **kwargs)
+    def run_gated(self, module: Any, call: GatedCall) -> Any:
+        if call.mask_in is None and call.mask_out is None:
+            return call.plain()
         assert isinstance(module, nn.RNNBase)
         names, saved = module._flat_weights_names, module._flat_weights
         module._flat_weights = [
-            _gated_weight(module, name, weight, mask_in, mask_out)  # type: ignore[arg-type]
+            _gated_weight(module, name, weight, call.mask_in, call.mask_out)
             for name, weight in zip(names, saved, strict=True)
         ]
         try:
-            return forward(*args, **kwargs)
+            return call.plain()
         finally:
             module._flat_weights = saved
 
-    def positions(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+    def positions(self, module: Any, inputs: tuple[Any, ...], output: Any) -> int:
         tensor = self.output(output)
         return tensor.numel() // tensor.shape[-1]
 
-    def macs(self, module: nn.Module, positions: int, n_in: Count, n_out: Count) -> Count:
+    def macs(self, module: Any, positions: int, n_in: Count, n_out: Count) -> Count:
         return self._weights(module, n_in, n_out) * positions
 
-    def params(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+    def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         assert isinstance(module, nn.RNNBase)
         biases = 2 * _gates(module) * _directions(module) * module.num_layers * bool(module.bias)
         return self._weights(module, n_in, n_out) + n_out * biases
 
-    def _weights(self, module: nn.Module, n_in: Count, n_out: Count) -> Count:
+    def _weights(self, module: Any, n_in: Count, n_out: Count) -> Count:
         assert isinstance(module, nn.RNNBase)
         directions = _directions(module)
         first = n_out * (n_in + n_out)
@@ -158,13 +150,13 @@ class RecurrentRule(LayerRule):
         return (first + others) * (_gates(module) * directions)
 
 
-def _directions(module: nn.Module) -> int:
+def _directions(module: Any) -> int:
     return 2 if module.bidirectional else 1
 
 
 def _gated_weight(
-    module: nn.RNNBase, name: str, weight: Tensor, mask_in: Tensor | None, mask_out: Tensor | None
-) -> Tensor:
+    module: Any, name: str, weight: Tensor | None, mask_in: Tensor | None, mask_out: Tensor | None
+) -> Tensor | None:
     """Scale the columns of one weight by the gates of the channels that they read."""
     if name.startswith("weight_hh"):
         mask = mask_out
@@ -174,4 +166,4 @@ def _gated_weight(
         mask = None if mask_out is None else torch.cat([mask_out] * _directions(module))
     else:
         mask = None
-    return weight if mask is None else masked(weight, mask, 1)
+    return weight if mask is None or weight is None else masked(weight, mask, 1)
