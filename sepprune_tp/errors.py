@@ -76,6 +76,6 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{purpose} needs the package '{module.partition('.')[0]}', which could not be imported "
-            f"({error}). Install it with: pip install 'sepprune-tp[{extra}]'"
+            f"{purpose} needs the package '{module.partition('.')[0]}', which could not be "
+            f"imported ({error}). Install it with: pip install 'sepprune-tp[{extra}]'"
         ) from error

@@ -16,11 +16,11 @@ from .graph import ChannelGroup, Scope
 __all__ = ["SepPruneImportance"]
 
 
-class SepPruneImportance(tp.importance.Importance):  # type: ignore[misc]
+class SepPruneImportance(tp.importance.Importance):
     """Importance of a channel = its learned gate score.
 
-    Usable with every torch-pruning pruner; a pruner that is given this importance builds our channel
-    graph, in the scope of the gates.
+    Usable with every torch-pruning pruner; a pruner that is given this importance builds our
+    channel graph, in the scope of the gates.
 
     Args:
         gates: Learned gates, or gates with masks loaded by hand. Default: the gates last learned on
@@ -47,17 +47,17 @@ class SepPruneImportance(tp.importance.Importance):  # type: ignore[misc]
             if self.gates is not None:
                 if not self.gates.learned:
                     raise NotLearnedError(
-                        "the gates of this importance have not been learned: run learn_gates(gates, "
-                        "batches, loss, ...) or gates.load_masks(...) first"
+                        "the gates of this importance have not been learned: run learn_gates("
+                        "gates, batches, loss, ...) or gates.load_masks(...) first"
                     )
                 table = ScoreTable(self.gates.output_table(), self.gates.scope).follow(model)
             else:
                 table = last_learned(model)
             if table is None:
                 raise NotLearnedError(
-                    f"no gates were learned on this {type(model).__name__}: run learn_gates(GateSet("
-                    "model, example_inputs), batches, loss, ...) on it first, or pass the gates: "
-                    "SepPruneImportance(gates)"
+                    f"no gates were learned on this {type(model).__name__}: run learn_gates("
+                    "GateSet(model, example_inputs), batches, loss, ...) on it first, or pass the "
+                    "gates: SepPruneImportance(gates)"
                 )
             self._tables[model] = table
         return table

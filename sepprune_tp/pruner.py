@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -13,18 +13,19 @@ from torch_pruning.pruner.algorithms.base_pruner import BasePruner
 from .errors import InputError
 from .graph import ChannelGraph, ChannelGroup, Scope, channel_graph
 from .importance import SepPruneImportance
+from .layers import rule_of
 
 __all__ = ["SepPrunePruner", "install"]
 
 _ROOTS = [ops.TORCH_CONV, ops.TORCH_LINEAR, nn.RNNBase]
 
 
-class SepPrunePruner(BasePruner):  # type: ignore[misc]
+class SepPrunePruner(BasePruner):
     """torch-pruning's pruner on the channel graph.
 
-    With :class:`SepPruneImportance` and no ``pruning_ratio`` it removes what the masks close; with a
-    ``pruning_ratio`` it ranks by score as torch-pruning does. Any other importance runs on the same
-    graph, as a baseline.
+    With :class:`SepPruneImportance` and no ``pruning_ratio`` it removes what the masks close; with
+    a ``pruning_ratio`` it ranks by score as torch-pruning does. Any other importance runs on the
+    same graph, as a baseline.
 
     Example:
         >>> import torch, torch_pruning as tp
@@ -83,6 +84,7 @@ class SepPrunePruner(BasePruner):  # type: ignore[misc]
                 pruning_ratio=0.0 if pruning_ratio is None else pruning_ratio,
                 **options,
             )
+        _complete_ratios(self, options.get("pruning_ratio_dict"))
         for module, mode in modes.items():
             module.training = mode
         self._by_masks = not by_ratio
@@ -111,6 +113,27 @@ class SepPrunePruner(BasePruner):  # type: ignore[misc]
             yield self.DG.get_pruning_group(dep.target.module, dep.handler, idxs)
 
 
+def _complete_ratios(pruner: Any, ratios: Mapping[Any, float] | None) -> None:
+    """Give layers that torch-pruning has no type for the ratio that was asked for them.
+
+    It reads ``pruning_ratio_dict`` for its own layer types only and passes over GRU, RNN and
+    filterbanks in silence.
+    """
+    for number, (key, ratio) in enumerate((ratios or {}).items()):
+        modules = key if isinstance(key, tuple) else (key,)
+        for index, layer in enumerate(part for module in modules for part in module.modules()):
+            rule = rule_of(layer)
+            if rule is None or rule.relation == "through" or layer in pruner._layer_to_scope:
+                continue
+            scope = f"_User_Defined_Scope_{number}"
+            if not pruner.global_pruning:
+                scope += f"_of_layer_{index}"  # a ranking of its own
+            pruner._layer_to_scope[layer] = (scope, modules)
+            pruner.pruning_ratio_dict[layer] = pruner.iterative_pruning_ratio_scheduler(
+                ratio, pruner.iterative_steps
+            )
+
+
 def install() -> None:
     """Let every torch-pruning pruner that is given :class:`SepPruneImportance` use our graph.
 
@@ -121,12 +144,15 @@ def install() -> None:
         return
 
     @functools.wraps(original)
-    def init(self: Any, model: Any, example_inputs: Any, importance: Any, *a: Any, **k: Any) -> None:
+    def init(
+        self: Any, model: Any, example_inputs: Any, importance: Any, *a: Any, **k: Any
+    ) -> None:
         if not isinstance(importance, SepPruneImportance) or isinstance(self, SepPrunePruner):
             original(self, model, example_inputs, importance, *a, **k)
             return
         with channel_graph(importance.scope_for(model)):
             original(self, model, example_inputs, importance, *a, **k)
+        _complete_ratios(self, k.get("pruning_ratio_dict"))
 
     init._sepprune = True  # type: ignore[attr-defined]
     BasePruner.__init__ = init

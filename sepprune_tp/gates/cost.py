@@ -112,9 +112,13 @@ class CostModel:
                 _Layer(entry.module, rule, positions, into, out, n_in, n_out, inside)
             )
         owned = {p for e in measured.rows for p in e.module.parameters()}
-        bare = [s for c in sets for s in c.sites if isinstance(s.owner, nn.Parameter)]
         fixed[0] += sum(p.numel() for p in model.parameters() if p not in owned)
-        self._bare = [(s.owner.numel() // s.components.numel(), s) for s in bare]
+        self._bare = [
+            (site.owner.numel() // site.components.numel(), site)
+            for channel_set in sets
+            for site in channel_set.sites
+            if isinstance(site.owner, nn.Parameter)
+        ]
         self._fixed = fixed
         self._gate_of = dict(gate_of)
         self.dense = self.exact(torch.ones(count, dtype=torch.bool))

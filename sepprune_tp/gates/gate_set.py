@@ -44,8 +44,8 @@ class GateSet:
     """Gates on the channel groups of a model.
 
     A gate multiplies what the readers of its channel read (a slice of their weights), once on every
-    path, and norms that pool over channels count open channels only: with hard masks the gated model
-    computes what the pruned model computes.
+    path, and norms that pool over channels count open channels only: with hard masks the gated
+    model computes what the pruned model computes.
 
     Example:
         >>> import torch
@@ -124,7 +124,7 @@ class GateSet:
                     columns[self.graph.name_of(site.owner)] = torch.tensor(values)
         return columns
 
-    # -- masks --------------------------------------------------------------------------------------
+    # -- masks ------------------------------------------------------------------------------------
 
     @property
     def keep(self) -> Tensor:
@@ -197,10 +197,10 @@ class GateSet:
         keep = torch.cat([self._keep, torch.tensor([True])])
         return {name: (scores[index], keep[index]) for name, index in self._columns.items()}
 
-    # -- gated forward --------------------------------------------------------------------------------
+    # -- gated forward ----------------------------------------------------------------------------
 
     def __enter__(self) -> GateSet:
-        """Turn the gates on: sampled while the model is in training mode, hard masks in eval mode."""
+        """Turn the gates on: sampled if the model is in training mode, hard masks in eval mode."""
         self._depth += 1
         if self._depth == 1:
             for layer in self._layers:

@@ -1,6 +1,6 @@
 """Two ways to turn learned scores into gates: the paper's and ours.
 
-Both map a vector of scores (N,) to gates (N,): random ones to learn with, and a decision at the end.
+Both map a vector of scores (N,) to gates (N,): random ones to learn with, and a decision at last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _ThresholdStraightThrough(torch.autograd.Function):
         return (torch.sign(probability - threshold) + 1) / 2
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.clamp(-1, 1), None
 
 
@@ -65,9 +65,11 @@ class Gumbel(Parametrisation):
         self.threshold, self.temperature = threshold, temperature
 
     def initial(self, count: int, generator: torch.Generator) -> Tensor:
+        """Scores drawn from U(0, 1), shape (count,)."""
         return torch.rand(count, generator=generator)
 
     def sample(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+        """Gates 0 or 1; the gradient goes straight through, clipped to [-1, 1]."""
         uniform = _uniform(scores, generator)
         noise = -torch.log(-torch.log(uniform))
         probability = torch.sigmoid((scores + noise) / self.temperature)
@@ -75,6 +77,7 @@ class Gumbel(Parametrisation):
         return gates
 
     def open_probability(self, scores: Tensor) -> Tensor:
+        """P(score + g > tau logit(epsilon)) with g of the standard Gumbel distribution."""
         limit = self.temperature * math.log(self.threshold / (1 - self.threshold)) - scores
         return 1 - torch.exp(-torch.exp(-limit))
 
@@ -101,14 +104,17 @@ class HardConcrete(Parametrisation):
         self.temperature, self.low, self.high, self.start = temperature, low, high, start
 
     def initial(self, count: int, generator: torch.Generator) -> Tensor:
+        """The same score for all, shape (count,)."""
         return torch.full((count,), self.start)
 
     def sample(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+        """Gates in [0, 1], both ends included: a stretched and clipped binary concrete."""
         uniform = _uniform(scores, generator)
         noise = torch.log(uniform) - torch.log1p(-uniform)
         return self._stretch(torch.sigmoid((scores + noise) / self.temperature))
 
     def open_probability(self, scores: Tensor) -> Tensor:
+        """P(gate > 0), equation 12."""
         return torch.sigmoid(scores - self.temperature * math.log(-self.low / self.high))
 
     def _stretch(self, value: Tensor) -> Tensor:

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch_pruning as tp
-from torch import Tensor, nn
-from torch_pruning import dependency, ops
+from torch import nn
+from torch_pruning import ops
 from torch_pruning.dependency import Node
 from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
-from ..architectures import adapters_in, separator_of, sync_attributes
-from ..errors import GraphError, InputError
+from ..architectures import adapters_in
+from ..errors import GraphError
 from ..layers import rule_of
 from .assembly import ChannelSet, Owner, Site, assemble
-from .cuts import Cut, publish
-from .group import ChannelGroup, build_group, parameter_node, surviving
+from .cutting import cut_group
+from .functions import TiedPruner, complete_gradients, passes_filter
+from .group import ChannelGroup, build_group, parameter_node
+from .running import trace_shortest
+from .scope import Scope, check_scope, modules_in_scope
 from .tracer import Tracer
 
-__all__ = ["ChannelGraph", "Scope", "channel_graph"]
-
-_SHORT = 2000  # samples of a waveform that are traced when the example is longer
-
-_CALL_ERRORS = (
-    RuntimeError,
-    TypeError,
-    ValueError,
-    AssertionError,
-    IndexError,
-    AttributeError,
-)
-
-Scope = str | Sequence[nn.Module]
-"""``"separator"``, ``"all"``, or modules: groups whose channels are all made inside them."""
+__all__ = ["ChannelGraph"]
 
 
-class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
+class ChannelGraph(tp.DependencyGraph):
     """Dependency graph from channel labels; yields ordinary ``tp.Group`` objects.
 
     The model is run once, eagerly; beside every tensor travel the labels of the channels that its
@@ -62,18 +49,15 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
                 ``"all"``, or a list of modules.
         """
         super().__init__()
-        if isinstance(scope, str) and scope not in ("separator", "all"):
-            raise InputError(
-                f"scope is {scope!r}; it must be 'separator', 'all' or a list of modules"
-            )
-        self.scope: Scope = scope
+        self.scope: Scope = check_scope(scope)
         self.sets: list[ChannelSet] = []
         self._outside: dict[int, str] = {}
         self._parameter_dims: dict[nn.Parameter, int] = {}
+        self._through: set[Owner] = set()
 
-    # -- building -----------------------------------------------------------------------------------
+    # -- building ---------------------------------------------------------------------------------
 
-    def build_dependency(  # type: ignore[override]
+    def build_dependency(
         self,
         model: nn.Module,
         example_inputs: Any,
@@ -113,51 +97,10 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
         self.IGNORED_LAYERS_IN_TRACING.extend(ignored_layers or [])
         for kind, pruner in (customized_pruners or {}).items():
             self.register_customized_layer(kind, pruner)
-        inside = self._modules_in_scope(model)
-        tracer = self._trace_shortest(model, example_inputs, forward_fn, output_transform)
+        inside = modules_in_scope(self.scope, model)
+        tracer = trace_shortest(model, example_inputs, forward_fn, output_transform)
         self._finish(model, tracer, inside)
         return self
-
-    def _trace_shortest(
-        self,
-        model: nn.Module,
-        example: Any,
-        forward_fn: Callable[[nn.Module, Any], Any] | None,
-        output_transform: Callable[[Any], Any] | None,
-    ) -> Tracer:
-        """Trace on a short piece of a long example if the model takes it: couplings are the same."""
-        for inputs, last in ((_shortened(example), False), (example, True)):
-            tracer = Tracer(model)
-
-            def call(inputs: Any = inputs) -> Any:
-                output = _forward(model, inputs, forward_fn)
-                return output if output_transform is None else output_transform(output)
-
-            try:
-                if inputs is not None:
-                    tracer.run(call, inputs)
-                    return tracer
-            except _CALL_ERRORS as error:
-                if last:
-                    raise GraphError(
-                        f"{type(model).__name__} did not run on the example input "
-                        f"{_describe(example)}: {error}. Give an input of the shape (and sample "
-                        "rate) that the model takes, for a separator usually a mixture of shape "
-                        "(batch, time)."
-                    ) from error
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _modules_in_scope(self, model: nn.Module) -> set[nn.Module] | None:
-        if isinstance(self.scope, str):
-            return None if self.scope == "all" else set(separator_of(model).modules())
-        known = set(model.modules())
-        for module in self.scope:
-            if module not in known:
-                raise InputError(
-                    f"scope lists a {type(module).__name__} that is not part of "
-                    f"{type(model).__name__}; list modules of the model itself"
-                )
-        return {part for module in self.scope for part in module.modules()}
 
     def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
         for _, adapter_ties in ((m, a.ties(m)) for m, a in adapters_in(model)):
@@ -167,21 +110,33 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
                 for part in other.view(repeats, -1):
                     for a, b in zip(one.tolist(), part.tolist(), strict=True):
                         tracer.channels.unite(a, b)
-        through = {o for o, s in tracer.sites.items() if s.rule is None or _passes(s.rule)}
+        through = {
+            owner
+            for owner, sites in tracer.sites.items()
+            if sites.rule is None or sites.rule.relation == "through"
+        }
         self.sets = assemble(tracer.sites, tracer.channels, through)
         self._parameter_dims = tracer.parameter_dims
         self.module2node = {owner: self._make_node(owner) for owner in tracer.sites}
         self._through = through
         self._outside = {}
         for number, channel_set in enumerate(self.sets):
-            if channel_set.reason is None and inside is not None:
-                for site in channel_set.sites:
-                    if site.owner not in inside and not self._read_only(site):
-                        name = self._name(site.owner)
-                        self._outside[number] = f"it is tied to '{name}', outside the scope"
-                        break
+            why = None if channel_set.reason else self._off_limits(channel_set, inside)
+            if why is not None:
+                self._outside[number] = why
         for fn in (self.function_of(s) for c in self.sets for s in c.sites):
             self._register_function(fn)
+
+    def _off_limits(self, channel_set: ChannelSet, inside: set[nn.Module] | None) -> str | None:
+        """Why the caller does not want these channels to go, or None."""
+        ignored = {*self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params}
+        for site in channel_set.sites:
+            name = self.name_of(site.owner)
+            if site.side == "out" and site.owner in ignored:
+                return f"'{name}' is to be ignored"
+            if inside is not None and site.owner not in inside and not self._read_only(site):
+                return f"it is tied to '{name}', outside the scope"
+        return None
 
     def _read_only(self, site: Site) -> bool:
         """With a list of modules as scope, layers outside may read what is made inside."""
@@ -199,7 +154,7 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
         self._out_channel_pruning_fn.add(pruner.prune_out_channels)
         self._in_channel_pruning_fn.add(pruner.prune_in_channels)
 
-    # -- what torch-pruning asks ---------------------------------------------------------------------
+    # -- what torch-pruning asks ------------------------------------------------------------------
 
     def node_of(self, owner: Owner) -> Any:
         """The torch-pruning node of a layer or bare parameter."""
@@ -207,10 +162,11 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
 
     def function_of(self, site: Site) -> Any:
         """The pruning function that cuts a site."""
-        pruner = self._plain_pruner(site.owner)
+        pruner = self.plain_pruner(site.owner)
         return pruner.prune_out_channels if site.side == "out" else pruner.prune_in_channels
 
-    def _plain_pruner(self, owner: Owner) -> BasePruningFunc:
+    def plain_pruner(self, owner: Owner) -> BasePruningFunc:
+        """torch-pruning's or our pruning functions of a layer, without this model's ties."""
         if isinstance(owner, nn.Parameter):
             return PrunerBox[ops.OPTYPE.PARAMETER]
         custom = self.CUSTOMIZED_PRUNERS.get(owner, self.CUSTOMIZED_PRUNERS.get(type(owner)))
@@ -223,7 +179,7 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
 
     def get_pruner_of_module(self, module: Owner) -> Any:
         """The pruning functions of a layer, with the ties that hold in this model."""
-        return _Tied(self._plain_pruner(module), self._root_parts(module))
+        return TiedPruner(self.plain_pruner(module), self._root_parts(module))
 
     def _root_parts(self, owner: Owner) -> int:
         """How many equal parts of a root layer's outputs are tied (1: each channel is free)."""
@@ -237,7 +193,7 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
                         return size // count
         return 1
 
-    def get_all_groups(  # type: ignore[override]
+    def get_all_groups(
         self,
         ignored_layers: Sequence[nn.Module] = (),
         root_module_types: Sequence[type] = (ops.TORCH_CONV, ops.TORCH_LINEAR),
@@ -258,22 +214,22 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
             makers = [s.owner for s in channel_set.sites if s.side == "out"]
             if any(maker in ignored for maker in makers):
                 continue
-            if any(_passes_filter(maker, tuple(root_module_types)) for maker in makers):
-                _complete_gradients(self.model, channel_set)
+            if any(passes_filter(maker, tuple(root_module_types)) for maker in makers):
+                complete_gradients(self.model, channel_set)
                 yield build_group(self, channel_set, channel_set.components)
 
     def named_groups(self) -> Iterator[tuple[str, ChannelGroup]]:
         """Yield (name of the root layer, group) for every group that may be pruned."""
         for channel_set in self._prunable():
             group = build_group(self, channel_set, channel_set.components)
-            yield self._name(channel_set.root.owner), group
+            yield self.name_of(channel_set.root.owner), group
 
     def _prunable(self) -> Iterator[ChannelSet]:
         for number, channel_set in enumerate(self.sets):
             if channel_set.reason is None and number not in self._outside and channel_set.size > 1:
                 yield channel_set
 
-    def get_pruning_group(self, module: Owner, pruning_fn: Any, idxs: Any) -> ChannelGroup:  # type: ignore[override]
+    def get_pruning_group(self, module: Owner, pruning_fn: Any, idxs: Any) -> ChannelGroup:
         """The group that removes channels of a layer, with everything coupled to them.
 
         Args:
@@ -301,80 +257,70 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
                     why = channel_set.reason or self._outside.get(number)
                     if why is not None:
                         raise GraphError(
-                            f"channels {idxs[:8]} of '{self._name(module)}' may not go: {why}"
+                            f"channels {idxs[:8]} of '{self.name_of(module)}' may not go: {why}"
+                        )
+                    if len(members) < len(wanted):
+                        raise GraphError(
+                            f"channels {idxs[:8]} of '{self.name_of(module)}' are of several "
+                            "groups: ask for those of one at a time"
                         )
                     return build_group(self, channel_set, members)
         raise GraphError(
-            f"'{self._name(module)}' has no channels {idxs[:8]} on its {side} side that can go"
+            f"'{self.name_of(module)}' has no channels {idxs[:8]} on its {side} side that can go"
         )
 
-    def check_pruning_group(self, group: ChannelGroup) -> bool:  # type: ignore[override]
+    def check_pruning_group(self, group: ChannelGroup) -> bool:
         """Whether every layer keeps at least one channel."""
         chosen = {c for item in group for c in self._components(group, item)}
         return len(chosen) < group.channel_set.size
 
     def _components(self, group: ChannelGroup, item: Any) -> list[int]:
-        owner, side = item.dep.target.module, self._side(item.dep)
+        owner, side = item.dep.target.module, self.side_of(item.dep)
         for site in group.channel_set.sites:
             if site.owner is owner and site.side == side:
                 found: list[int] = site.components[item.idxs].tolist()
                 return found
         return []
 
-    def _side(self, dep: Any) -> str:
+    def side_of(self, dep: Any) -> str:
+        """Which side of its layer a dependency cuts: ``in`` or ``out``."""
         owner = dep.target.module
         if owner in self._through:
             return "out"
         return "out" if self.is_out_channel_pruning_fn(dep.handler) else "in"
 
-    # -- cutting -------------------------------------------------------------------------------------
+    # -- cutting ----------------------------------------------------------------------------------
 
     def apply(self, group: ChannelGroup, record_history: bool = True) -> None:
-        """Cut a group out of the model and keep the graph true.
+        """Cut a group of this graph out of the model; see :func:`cutting.cut_group`."""
+        cut_group(self, group, record_history)
 
-        Args:
-            group: The group, made by this graph.
-            record_history: Whether :meth:`pruning_history` remembers it.
+    # -- explanations -----------------------------------------------------------------------------
 
-        Raises:
-            GraphError: If the model changed since the graph was built.
-        """
-        self._check_fresh(group.channel_set)
-        dep, idxs = group[0].dep, list(group[0].idxs)
-        root_name = self._name(dep.target.module)
-        merged: dict[tuple[int, str], tuple[Any, list[int]]] = {}
-        for item in group:
-            key = (id(item.dep.target.module), self._side(item.dep))
-            merged.setdefault(key, (item.dep, []))[1].extend(item.idxs)
-        for (_, side), (item_dep, cut) in merged.items():
-            if not cut:
-                continue  # torch-pruning asks for empty groups where a ranking spares a layer
-            self._cut(group.channel_set, item_dep, side, sorted(cut))
-        remaining = set(group.channel_set.root.components.tolist())
-        left = [c for c in group.channel_set.components if c in remaining]
-        group.channel_set.components = left
-        sync_attributes(self.model)
-        if record_history:
-            is_out = self.is_out_channel_pruning_fn(dep.trigger)
-            self._pruning_history.append([root_name, is_out, idxs])
+    @property
+    def protected(self) -> dict[str, str]:
+        """Layers whose output channels may not be pruned, each with the reason."""
+        found: dict[str, str] = {}
+        for number, channel_set in enumerate(self.sets):
+            reason = channel_set.reason or self._outside.get(number)
+            if reason is not None:
+                for site in channel_set.sites:
+                    if site.side == "out" and site.owner not in self._through:
+                        found.setdefault(self.name_of(site.owner), reason)
+        return found
 
-    def _cut(self, channel_set: ChannelSet, dep: Any, side: str, idxs: list[int]) -> None:
-        owner = dep.target.module
-        name, flags = self._name(owner), _flags(owner)
-        dep.handler.__self__.pruning_dim = dep.target.pruning_dim
-        result = dep.handler(owner, idxs)
+    def name_of(self, owner: Owner) -> str:
+        """Dotted name of a layer or bare parameter in the model."""
         if isinstance(owner, nn.Parameter):
-            self._replace_parameter(owner, result)
-        else:
-            _restore_flags(owner, flags)
-        for site in _unique_sites(self.sets):
-            if site.owner is owner and site.side == side:
-                site.components = site.components[surviving(site.components.numel(), idxs)]
-                if isinstance(owner, nn.Parameter):
-                    site.owner = result
-        publish(self.model, Cut(name, side, idxs))
+            return str(self._param_to_name[owner])
+        return str(self._module2name.get(owner, type(owner).__name__))
 
-    def _replace_parameter(self, old: nn.Parameter, new: nn.Parameter) -> None:
+    def sites(self) -> list[Site]:
+        """Every site of every set, once."""
+        return list({id(site): site for c in self.sets for site in c.sites}.values())
+
+    def replace_parameter(self, old: nn.Parameter, new: nn.Parameter) -> None:
+        """Put a cut bare parameter in the place of the old one, in the model and in the graph."""
         name = self._param_to_name.pop(old)
         path, _, leaf = name.rpartition(".")
         new.requires_grad_(old.requires_grad)
@@ -386,159 +332,6 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
         self._parameter_dims[new] = self._parameter_dims.pop(old)
         self._through.add(new)
 
-    def _check_fresh(self, channel_set: ChannelSet) -> None:
-        for site in channel_set.sites:
-            if isinstance(site.owner, nn.Parameter):
-                continue
-            pruner = self._plain_pruner(site.owner)
-            count = pruner.get_out_channels if site.side == "out" else pruner.get_in_channels
-            present = count(site.owner)
-            if present is not None and present != site.components.numel():
-                raise GraphError(
-                    f"'{self._name(site.owner)}' has {present} channels, the graph knows "
-                    f"{site.components.numel()}: the model was changed outside the graph. Build a "
-                    "new graph."
-                )
-
-    # -- explanations ---------------------------------------------------------------------------------
-
-    @property
-    def protected(self) -> dict[str, str]:
-        """Layers whose output channels may not be pruned, each with the reason."""
-        found: dict[str, str] = {}
-        for number, channel_set in enumerate(self.sets):
-            reason = channel_set.reason or self._outside.get(number)
-            if reason is not None:
-                for site in channel_set.sites:
-                    if site.side == "out" and site.owner not in self._through:
-                        found.setdefault(self._name(site.owner), reason)
-        return found
-
-    def _name(self, owner: Owner) -> str:
-        if isinstance(owner, nn.Parameter):
-            return self._param_to_name[owner]
-        return self._module2name.get(owner, type(owner).__name__)
-
-    def name_of(self, owner: Owner) -> str:
-        """Dotted name of a layer or bare parameter in the model."""
-        return self._name(owner)
-
     def prunable_sets(self) -> list[ChannelSet]:
         """The channel sets of the groups that may be pruned."""
         return list(self._prunable())
-
-
-class _Tied:
-    """Pruning functions of one layer that report the ties of this model instead of the type's."""
-
-    def __init__(self, pruner: BasePruningFunc, parts: int) -> None:
-        self._pruner, self._parts = pruner, parts
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pruner, name)
-
-    @property
-    def pruning_dim(self) -> int:
-        return int(self._pruner.pruning_dim)
-
-    @pruning_dim.setter
-    def pruning_dim(self, dim: int) -> None:
-        self._pruner.pruning_dim = dim
-
-    def get_out_channel_groups(self, layer: nn.Module) -> int:
-        return self._parts
-
-    def get_in_channel_groups(self, layer: nn.Module) -> int:
-        return 1
-
-
-def _forward(model: nn.Module, example: Any, forward_fn: Callable[..., Any] | None) -> Any:
-    if forward_fn is not None:
-        return forward_fn(model, example)
-    if isinstance(example, dict):
-        return model(**example)
-    if isinstance(example, (tuple, list)):
-        return model(*example)
-    return model(example)
-
-
-def _shortened(example: Any) -> Any:
-    """The example cut to its first samples if it is one long waveform tensor, else None."""
-    if isinstance(example, Tensor) and example.is_floating_point() and example.dim() <= 3:
-        if example.size(-1) > 2 * _SHORT and example.numel() >= 2 * _SHORT:
-            return example[..., :_SHORT].contiguous()
-    return None
-
-
-def _describe(example: Any) -> str:
-    if isinstance(example, Tensor):
-        return f"of shape {tuple(example.shape)}"
-    if isinstance(example, dict):
-        return "{" + ", ".join(f"{k}: {_describe(v)}" for k, v in example.items()) + "}"
-    if isinstance(example, (tuple, list)):
-        return "(" + ", ".join(_describe(v) for v in example) + ")"
-    return repr(example)
-
-
-def _passes(rule: Any) -> bool:
-    return bool(rule.relation == "through")
-
-
-def _passes_filter(owner: Owner, types: tuple[type, ...]) -> bool:
-    if isinstance(owner, types):
-        return True
-    rule = None if isinstance(owner, nn.Parameter) else rule_of(owner)
-    kind = "" if rule is None else rule.kind
-    if kind == "rnn":
-        return nn.LSTM in types or nn.Linear in types
-    return kind == "filterbank" and ops.TORCH_CONV in types
-
-
-def _complete_gradients(model: nn.Module, channel_set: ChannelSet) -> None:
-    """Give zero gradients to layers of a group that the loss does not reach, if others have some.
-
-    torch-pruning's Taylor and Hessian criteria read every gradient; the last residual convolution
-    of a Conv-TasNet with skip connections never gets one.
-    """
-    if all(p.grad is None for p in model.parameters()):
-        return
-    for site in channel_set.sites:
-        tensors = [site.owner] if isinstance(site.owner, nn.Parameter) else site.owner.parameters()
-        for parameter in tensors:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-
-
-def _flags(owner: Owner) -> dict[str, bool]:
-    if isinstance(owner, nn.Parameter):
-        return {}
-    return {name: p.requires_grad for name, p in owner.named_parameters()}
-
-
-def _restore_flags(owner: nn.Module, flags: dict[str, bool]) -> None:
-    for name, parameter in owner.named_parameters():
-        parameter.requires_grad_(flags.get(name, True))
-
-
-def _unique_sites(sets: list[ChannelSet]) -> list[Site]:
-    return list({id(site): site for s in sets for site in s.sites}.values())
-
-
-@contextmanager
-def channel_graph(scope: Scope = "separator") -> Iterator[None]:
-    """Give our graph to every torch-pruning pruner that is built inside.
-
-    Args:
-        scope: The scope of those graphs.
-
-    Example:
-        >>> import torch_pruning as tp
-        >>> with channel_graph(scope="all"):  # doctest: +SKIP
-        ...     pruner = tp.pruner.MetaPruner(model, x, tp.importance.RandomImportance())
-    """
-    theirs = dependency.DependencyGraph
-    dependency.DependencyGraph = lambda: ChannelGraph(scope)
-    try:
-        yield
-    finally:
-        dependency.DependencyGraph = theirs

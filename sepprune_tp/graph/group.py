@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ChannelGroup", "build_group"]
 
 
-class ChannelGroup(tp.Group):  # type: ignore[misc]
+class ChannelGroup(tp.Group):
     """An ordinary ``tp.Group`` whose items hold at most one index for each channel of the root.
 
     A layer that reads one channel in several places (both directions of an RNN, the masks of

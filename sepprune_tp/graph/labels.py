@@ -1,9 +1,9 @@
 """Channel labels: which channel each element of a tensor came from, and which channels are one.
 
-A label is a positive integer, a channel of some layer; 0 stands for no channel (padding, constants).
-``Channels`` is a union-find over labels with the reasons why some of them may not go.
-``LabelStore`` keeps the labels of live tensors in a shadow of their *storage*: a view of the data is
-the same view of the shadow, so every operation that only rearranges memory needs no rule at all.
+A label is a positive integer, a channel of some layer; 0 stands for no channel (padding, a
+constant). ``Channels`` is a union-find over labels with the reasons why some of them may not go.
+``LabelStore`` keeps the labels of live tensors in a shadow of their *storage*: a view of the data
+is the same view of the shadow, so an operation that only rearranges memory needs no rule at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-__all__ = ["Channels", "LabelStore", "constant_along", "merge_along", "varying_dims"]
+__all__ = [
+    "Channels",
+    "LabelStore",
+    "constant_along",
+    "merge_along",
+    "unite_pairs",
+    "varying_dims",
+]
 
 
 class Channels:
@@ -180,3 +187,25 @@ def merge_along(labels: Tensor, axis: int, channels: Channels) -> Tensor:
     for index in mixed.nonzero().flatten().tolist():
         channels.unite_all(rows[index])
     return highest.long()
+
+
+def unite_pairs(channels: Channels, one: Tensor, other: Tensor, shape: torch.Size) -> None:
+    """Unite the labels of two tensors that meet element by element.
+
+    Args:
+        channels: Where unions are recorded.
+        one: Labels that broadcast to ``shape``.
+        other: Likewise.
+        shape: Of the result.
+    """
+    one, other = one.expand(shape), other.expand(shape)
+    for dim in range(len(shape)):  # drop axes along which neither changes
+        first_one, first_other = one.narrow(dim, 0, 1), other.narrow(dim, 0, 1)
+        if bool((one == first_one).all()) and bool((other == first_other).all()):
+            one, other = first_one, first_other
+    both = (one != 0) & (other != 0) & (one != other)
+    left, right = one[both].long(), other[both].long()
+    if left.numel():
+        width = int(max(left.max(), right.max())) + 1
+        for pair in torch.unique(left * width + right).tolist():
+            channels.unite(*divmod(pair, width))

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .labels import Channels, LabelStore, constant_along, varying_dims
+from .labels import Channels, LabelStore, constant_along, unite_pairs, varying_dims
+from .products import matmul
 
 __all__ = ["Rule", "Tracing", "rule_for"]
 
@@ -59,7 +60,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return found
 
 
-# -- element by element -----------------------------------------------------------------------------
+# -- element by element ---------------------------------------------------------------------------
 
 
 def _elementwise(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -107,25 +108,11 @@ def _join(tracer: Tracing, one: Tensor, other: Tensor, shape: torch.Size) -> Ten
     if vary_one and vary_other and free_one and free_other:
         tracer.protect([one, other], "an outer product of two channel axes")
     else:
-        _unite_pairs(tracer.channels, one, other, shape)
+        unite_pairs(tracer.channels, one, other, shape)
     return torch.where(one != 0, one, other).expand(shape)
 
 
-def _unite_pairs(channels: Channels, one: Tensor, other: Tensor, shape: torch.Size) -> None:
-    one, other = one.expand(shape), other.expand(shape)
-    for dim in range(len(shape)):  # drop axes along which neither changes
-        first_one, first_other = one.narrow(dim, 0, 1), other.narrow(dim, 0, 1)
-        if bool((one == first_one).all()) and bool((other == first_other).all()):
-            one, other = first_one, first_other
-    both = (one != 0) & (other != 0) & (one != other)
-    left, right = one[both].long(), other[both].long()
-    if left.numel():
-        width = int(max(left.max(), right.max())) + 1
-        for pair in torch.unique(left * width + right).tolist():
-            channels.unite(*divmod(pair, width))
-
-
-# -- copies that rearrange --------------------------------------------------------------------------
+# -- copies that rearrange ------------------------------------------------------------------------
 
 
 def _same(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -196,7 +183,7 @@ def _fold(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) 
     tracer.store.set(output, mean.round())
 
 
-# -- spatial ----------------------------------------------------------------------------------------
+# -- spatial --------------------------------------------------------------------------------------
 
 
 def _spatial(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -206,7 +193,7 @@ def _spatial(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: An
         return
     for out in _tensors(output):
         changed = [d for d in range(labels.dim()) if out.size(d) != labels.size(d)]
-        trailing = [d for d in range(2, labels.dim())] or changed
+        trailing = list(range(2, labels.dim())) or changed
         if any(not constant_along(labels, d) for d in trailing):
             tracer.protect([labels], "channels lie along an axis that is resampled or pooled")
         kept = labels
@@ -215,7 +202,7 @@ def _spatial(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: An
         tracer.store.set(out, kept.expand(out.shape))
 
 
-# -- reductions and scans ---------------------------------------------------------------------------
+# -- reductions and scans -------------------------------------------------------------------------
 
 
 def _axes(args: Any, kwargs: Any, rank: int) -> list[int]:
@@ -277,7 +264,7 @@ def _tie(channels: Channels, labels: Tensor, dim: int) -> None:
         channels.unite_all(row)
 
 
-# -- reshapes and slices: views, checked for what pruning would do to them --------------------------
+# -- reshapes and slices: views, checked for what pruning would do to them ------------------------
 
 
 def _reshape(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -333,7 +320,7 @@ def _glu(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -
     dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
     first, second = labels.chunk(2, dim)
     if not constant_along(labels, dim):
-        _unite_pairs(tracer.channels, first, second, first.shape)
+        unite_pairs(tracer.channels, first, second, first.shape)
     tracer.store.set(output, first)
 
 
@@ -352,90 +339,51 @@ def _keep_view(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: 
     """A view whose labels follow from the storage."""
 
 
-# -- products ---------------------------------------------------------------------------------------
+_NAMES: dict[Rule, str] = {
+    _elementwise: "_prelu_kernel prelu masked_fill masked_fill_ rsub where log_sigmoid_forward",
+    _same: "clone _to_copy contiguous native_dropout bernoulli detach_",
+    _copy: "copy_",
+    _rearrange: (
+        "cat stack repeat flip roll im2col tril triu pixel_shuffle pixel_unshuffle "
+        "repeat_interleave _reshape_copy"
+    ),
+    _pad: ("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
+    _select_entries: "index index_select gather",
+    _fold: "col2im",
+    _spatial: (
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
+        "_upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
+        "upsample_trilinear3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+        "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"
+    ),
+    _reduce: (
+        "mean sum amax amin max min var std var_mean std_mean prod logsumexp linalg_vector_norm "
+        "norm argmax argmin any all"
+    ),
+    _scan: ("_softmax _log_softmax cumsum cumprod cummax cummin sort _fft_r2c _fft_c2c _fft_c2r"),
+    _glu: "glu",
+    _reshape: "view _unsafe_view reshape unflatten flatten",
+    _slice: "slice select narrow",
+    _split: "split split_with_sizes chunk",
+    _unbind: "unbind",
+    _keep_view: (
+        "permute transpose t expand unsqueeze squeeze alias detach unfold diagonal real imag "
+        "view_as_real view_as_complex as_strided lift_fresh _conj movedim swapaxes "
+        "_reshape_alias"
+    ),
+    _no_labels: (
+        "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full "
+        "new_empty_strided rand_like randn_like fill_ zero_ set_ resize_ _local_scalar_dense "
+        "is_nonzero equal _assert_async sym_size item"
+    ),
+    matmul: "mm bmm addmm baddbmm mv",
+}
+"""ATen operations of each rule, by name; those that this version of torch lacks are left out."""
 
-
-def _matmul(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """(…, I, K) @ (…, K, J): channels along K meet; those along I or J stay."""
-    added = args[0] if operation.overloadpacket in (aten.addmm, aten.baddbmm, aten.addmv) else None
-    left, right = args[:2] if added is None else args[1:3]
-    one, other = tracer.store.get(left), tracer.store.get(right)
-    if one is None and other is None:
-        return
-    _contract(tracer, (left, one), (right, other))
-    rows = None if one is None else one.amax(-1, keepdim=True)
-    columns = None if other is None else other.amax(-2, keepdim=True)
-    row_vary = rows is not None and bool(varying_dims(rows))
-    column_vary = columns is not None and bool(varying_dims(columns))
-    if row_vary and column_vary:
-        assert rows is not None and columns is not None
-        tracer.protect([rows, columns], "a product of two channel axes")
-    kept = columns if column_vary or rows is None else rows
-    assert kept is not None
-    tracer.store.set(output, kept.expand(output.shape))
-
-
-def _contract(
-    tracer: Tracing, left: tuple[Tensor, Tensor | None], right: tuple[Tensor, Tensor | None]
-) -> None:
-    one, other = left[1], right[1]
-    if one is not None and other is not None:
-        inner_one, inner_other = not constant_along(one, -1), not constant_along(other, -2)
-        if inner_one and inner_other:
-            paired = one.amax(-2), other.amax(-1)
-            _unite_pairs(tracer.channels, *paired, paired[0].shape)
-            return
-        loose = ([one] if inner_one else []) + ([other] if inner_other else [])
-    elif one is not None:
-        loose = [one] if not constant_along(one, -1) else []
-    else:
-        assert other is not None
-        loose = [other] if not constant_along(other, -2) else []
-    if loose:
-        tracer.protect(loose, "a product with a tensor that has no channels to match")
-
-
-def _packets(*names: str) -> list[Any]:
-    return [getattr(aten, n) for n in names if hasattr(aten, n)]
-
-
-_RULES: dict[Any, Rule] = {}
-for _rule, _names in (
-    (_elementwise, ("_prelu_kernel", "prelu", "masked_fill", "masked_fill_", "rsub", "where",
-                    "log_sigmoid_forward")),
-    (_same, ("clone", "_to_copy", "contiguous", "native_dropout", "bernoulli", "detach_")),
-    (_copy, ("copy_",)),
-    (_rearrange, ("cat", "stack", "repeat", "flip", "roll", "im2col", "tril", "triu",
-                  "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "_reshape_copy")),
-    (_pad, ("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
-            "replication_pad2d")),
-    (_select_entries, ("index", "index_select", "gather")),
-    (_fold, ("col2im",)),
-    (_spatial, ("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-                "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
-                "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d",
-                "upsample_trilinear3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-                "adaptive_avg_pool1d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
-                "adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool1d_with_indices",
-                "max_pool2d_with_indices", "max_pool3d_with_indices")),
-    (_reduce, ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean",
-               "prod", "logsumexp", "linalg_vector_norm", "norm", "argmax", "argmin", "any",
-               "all")),
-    (_scan, ("_softmax", "_log_softmax", "cumsum", "cumprod", "cummax", "cummin", "sort",
-             "_fft_r2c", "_fft_c2c", "_fft_c2r")),
-    (_glu, ("glu",)),
-    (_reshape, ("view", "_unsafe_view", "reshape", "unflatten", "flatten")),
-    (_slice, ("slice", "select", "narrow")),
-    (_split, ("split", "split_with_sizes", "chunk")),
-    (_unbind, ("unbind",)),
-    (_keep_view, ("permute", "transpose", "t", "expand", "unsqueeze", "squeeze", "alias", "detach",
-                  "unfold", "diagonal", "real", "imag", "view_as_real", "view_as_complex",
-                  "as_strided", "lift_fresh", "_conj", "movedim", "swapaxes", "_reshape_alias")),
-    (_no_labels, ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones",
-                  "new_empty", "new_full", "new_empty_strided", "rand_like", "randn_like", "fill_",
-                  "zero_", "set_", "resize_", "_local_scalar_dense", "is_nonzero", "equal",
-                  "_assert_async", "sym_size", "item")),
-    (_matmul, ("mm", "bmm", "addmm", "baddbmm", "mv")),
-):
-    for _packet in _packets(*_names):
-        _RULES[_packet] = _rule
+_RULES: dict[Any, Rule] = {
+    getattr(aten, name): rule
+    for rule, names in _NAMES.items()
+    for name in names.split()
+    if hasattr(aten, name)
+}

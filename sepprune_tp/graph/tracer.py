@@ -119,7 +119,7 @@ class Tracer(TorchDispatchMode):
         label = self.channels.fixed(f"it is made by '{name}', which has no rule, {self._where()}")
         _each_tensor(output, lambda t: self.store.set(t, label))
 
-    # -- what operation rules use -------------------------------------------------------------------
+    # -- what operation rules use -----------------------------------------------------------------
 
     def protect(self, labels: Sequence[Tensor], why: str) -> None:
         """Protect every channel in ``labels`` with a reason and the place in the code."""
@@ -151,7 +151,7 @@ class Tracer(TorchDispatchMode):
             self.sites[owner] = Sites(None, None, merged)
             self.parameter_dims[owner] = along[0]
 
-    # -- layers -------------------------------------------------------------------------------------
+    # -- layers -----------------------------------------------------------------------------------
 
     @contextmanager
     def _watching_modules(self) -> Iterator[None]:

@@ -82,7 +82,7 @@ class LayerRule(ABC):
         """The parameters that this rule cuts and counts."""
         return list(module.parameters())
 
-    # -- labels ---------------------------------------------------------------------------------
+    # -- labels -----------------------------------------------------------------------------------
 
     @abstractmethod
     def axis(self, module: nn.Module, tensor: Tensor) -> int:
@@ -101,7 +101,7 @@ class LayerRule(ABC):
         """How many equal parts of the input and output channels must shrink alike (1: free)."""
         return 1, 1
 
-    # -- gates ----------------------------------------------------------------------------------
+    # -- gates ------------------------------------------------------------------------------------
 
     def pools_channels(self, module: nn.Module) -> bool:
         """Whether statistics are taken over several channels (a closed one must not count)."""
@@ -134,7 +134,7 @@ class LayerRule(ABC):
         """Parameters by dotted name, the slice that reads each channel scaled by its gate."""
         return {}
 
-    # -- cost -----------------------------------------------------------------------------------
+    # -- cost -------------------------------------------------------------------------------------
 
     def positions(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         """Positions (batch x time ...) that one call works on; MACs are proportional to it."""

@@ -1,0 +1,33 @@
+"""Lend the channel graph to torch-pruning's own pruners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch_pruning import dependency
+
+from .channel_graph import ChannelGraph
+from .scope import Scope
+
+__all__ = ["channel_graph"]
+
+
+@contextmanager
+def channel_graph(scope: Scope = "separator") -> Iterator[None]:
+    """Give our graph to every torch-pruning pruner that is built inside.
+
+    Args:
+        scope: The scope of those graphs.
+
+    Example:
+        >>> import torch_pruning as tp
+        >>> with channel_graph(scope="all"):  # doctest: +SKIP
+        ...     pruner = tp.pruner.MetaPruner(model, x, tp.importance.RandomImportance())
+    """
+    theirs = dependency.DependencyGraph
+    dependency.DependencyGraph = lambda: ChannelGraph(scope)
+    try:
+        yield
+    finally:
+        dependency.DependencyGraph = theirs

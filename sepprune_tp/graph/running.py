@@ -1,0 +1,79 @@
+"""Run a model on its example for a trace, or say why it does not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import GraphError
+from .tracer import Tracer
+
+__all__ = ["trace_shortest"]
+
+_SHORT = 2000  # samples of a waveform that are traced when the example is longer
+_CALL_ERRORS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    IndexError,
+    AttributeError,
+)
+
+
+def trace_shortest(
+    model: nn.Module,
+    example: Any,
+    forward_fn: Callable[[nn.Module, Any], Any] | None,
+    output_transform: Callable[[Any], Any] | None,
+) -> Tracer:
+    """Trace on a short piece of a long example if the model takes it: couplings are the same."""
+    for inputs, last in ((_shortened(example), False), (example, True)):
+        tracer = Tracer(model)
+
+        def call(inputs: Any = inputs) -> Any:
+            output = _forward(model, inputs, forward_fn)
+            return output if output_transform is None else output_transform(output)
+
+        try:
+            if inputs is not None:
+                tracer.run(call, inputs)
+                return tracer
+        except _CALL_ERRORS as error:
+            if last:
+                raise GraphError(
+                    f"{type(model).__name__} did not run on the example input "
+                    f"{_describe(example)}: {error}. Give an input of the shape (and sample "
+                    "rate) that the model takes, for a separator usually a mixture of shape "
+                    "(batch, time)."
+                ) from error
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _forward(model: nn.Module, example: Any, forward_fn: Callable[..., Any] | None) -> Any:
+    if forward_fn is not None:
+        return forward_fn(model, example)
+    if isinstance(example, dict):
+        return model(**example)
+    if isinstance(example, (tuple, list)):
+        return model(*example)
+    return model(example)
+
+
+def _shortened(example: Any) -> Any:
+    """The example cut to its first samples if it is one long waveform tensor, else None."""
+    if not isinstance(example, Tensor) or not example.is_floating_point() or example.dim() > 3:
+        return None
+    return example[..., :_SHORT].contiguous() if example.size(-1) > 2 * _SHORT else None
+
+
+def _describe(example: Any) -> str:
+    if isinstance(example, Tensor):
+        return f"of shape {tuple(example.shape)}"
+    if isinstance(example, dict):
+        return "{" + ", ".join(f"{k}: {_describe(v)}" for k, v in example.items()) + "}"
+    if isinstance(example, (tuple, list)):
+        return "(" + ", ".join(_describe(v) for v in example) + ")"
+    return repr(example)

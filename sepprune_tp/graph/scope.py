@@ -1,0 +1,44 @@
+"""Where channels may be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..architectures import separator_of
+from ..errors import InputError
+
+__all__ = ["Scope", "check_scope", "modules_in_scope"]
+
+Scope = str | Sequence[nn.Module]
+"""``"separator"``, ``"all"``, or modules: groups whose channels are all made inside them."""
+
+
+def check_scope(scope: Scope) -> Scope:
+    """Refuse an unknown word.
+
+    Raises:
+        InputError: If it is neither ``"separator"``, ``"all"`` nor a list.
+    """
+    if isinstance(scope, str) and scope not in ("separator", "all"):
+        raise InputError(f"scope is {scope!r}; it must be 'separator', 'all' or a list of modules")
+    return scope
+
+
+def modules_in_scope(scope: Scope, model: nn.Module) -> set[nn.Module] | None:
+    """The modules whose channels may be pruned, or None for all.
+
+    Raises:
+        InputError: If the model has no masker, or a listed module is not part of it.
+    """
+    if isinstance(scope, str):
+        return None if scope == "all" else set(separator_of(model).modules())
+    known = set(model.modules())
+    for module in scope:
+        if module not in known:
+            raise InputError(
+                f"scope lists a {type(module).__name__} that is not part of "
+                f"{type(model).__name__}; list modules of the model itself"
+            )
+    return {part for module in scope for part in module.modules()}
