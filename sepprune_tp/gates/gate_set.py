@@ -204,7 +204,7 @@ class GateSet:
         self._depth += 1
         if self._depth == 1:
             for layer in self._layers:
-                patch(layer, lambda: self._values)
+                patch(layer, lambda: self._values, self.scores.device)
             self._hook = self.model.register_forward_pre_hook(self._draw)
             self._draw()
         return self

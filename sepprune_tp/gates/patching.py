@@ -65,14 +65,18 @@ def gated_layers(sets: list[ChannelSet], gate_of: dict[int, int]) -> list[GatedL
     return list(layers.values())
 
 
-def patch(layer: GatedLayer, gates: Callable[[], Tensor | None]) -> None:
+def patch(layer: GatedLayer, gates: Callable[[], Tensor | None], device: torch.device) -> None:
     """Let a layer run gated until :func:`unpatch`.
 
     Args:
         layer: The layer.
         gates: Returns the gates (N + 1,), the last 1, or None: all open.
+        device: Of the gates.
     """
     module, rule = layer.module, layer.rule
+    layer.index_in, layer.index_out = (
+        None if index is None else index.to(device) for index in (layer.index_in, layer.index_out)
+    )
     original = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -95,7 +99,7 @@ def _mask(values: Tensor, index: Tensor | None) -> Tensor | None:
     """The mask of one side of a layer, or None where every channel is surely open."""
     if index is None:
         return None
-    mask = values[index.to(values.device)]
+    mask = values[index]
     if not values.requires_grad and bool((mask == 1).all()):
         return None
     return mask
