@@ -15,7 +15,7 @@ from ..graph import ChannelGraph, Scope
 from ..graph.assembly import ChannelSet
 from .cost import Cost, CostModel
 from .parametrisation import Parametrisation, parametrisation
-from .patching import GatedLayer, gated_layers, patch, unpatch
+from .patching import GatedLayer, check_fits, gated_layers, patch, unpatch
 
 __all__ = ["GateGroup", "GateSet"]
 
@@ -201,6 +201,9 @@ class GateSet:
 
     def __enter__(self) -> GateSet:
         """Turn the gates on: sampled if the model is in training mode, hard masks in eval mode."""
+        if self._depth == 0:
+            for layer in self._layers:
+                check_fits(layer, self.graph.name_of(layer.module))
         self._depth += 1
         if self._depth == 1:
             for layer in self._layers:

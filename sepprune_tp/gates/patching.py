@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
 from ..layers.base import GatedCall
 
-__all__ = ["GatedLayer", "gated_layers", "patch", "unpatch"]
+__all__ = ["GatedLayer", "check_fits", "gated_layers", "patch", "unpatch"]
 
 
 @dataclass
@@ -63,6 +64,21 @@ def gated_layers(sets: list[ChannelSet], gate_of: dict[int, int]) -> list[GatedL
         else:
             layer.index_out = index
     return list(layers.values())
+
+
+def check_fits(layer: GatedLayer, name: str) -> None:
+    """Refuse a layer that has other channels than when its gates were made.
+
+    Raises:
+        InputError: With the name of the layer.
+    """
+    sides = ((layer.index_in, layer.rule.n_in), (layer.index_out, layer.rule.n_out))
+    for index, count in sides:
+        if index is not None and index.numel() != count(layer.module):
+            raise InputError(
+                f"'{name}' has {count(layer.module)} channels, its gates were made for "
+                f"{index.numel()}: the model was pruned since. Make a new GateSet of it."
+            )
 
 
 def patch(layer: GatedLayer, gates: Callable[[], Tensor | None], device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakMethod
 
 from torch import nn
 
@@ -27,15 +27,19 @@ class Cut:
 
 
 Listener = Callable[[Cut], None]
-_LISTENERS: WeakKeyDictionary[nn.Module, list[Listener]] = WeakKeyDictionary()
+_LISTENERS: WeakKeyDictionary[nn.Module, list[WeakMethod[Listener]]] = WeakKeyDictionary()
 
 
 def subscribe(model: nn.Module, listener: Listener) -> None:
-    """Call ``listener`` with every later cut of ``model``; it lives as long as the model."""
-    _LISTENERS.setdefault(model, []).append(listener)
+    """Call a bound method with every later cut of ``model``, as long as its object lives."""
+    _LISTENERS.setdefault(model, []).append(WeakMethod(listener))
 
 
 def publish(model: nn.Module, cut: Cut) -> None:
     """Tell everyone who listens to ``model``."""
-    for listener in _LISTENERS.get(model, []):
-        listener(cut)
+    references = _LISTENERS.get(model, [])
+    references[:] = [reference for reference in references if reference() is not None]
+    for reference in references:
+        listener = reference()
+        if listener is not None:
+            listener(cut)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,9 @@ def learn_gates(
         "seed": seed,
         "kind": gates.kind.name,
         "gates": len(gates),
+        "budget": None if budget is None else asdict(budget),
+        "clip": clip,
+        "autocast": str(autocast),
     }
     if checkpoint is not None and Path(checkpoint).exists():
         resume(Path(checkpoint), gates, state, settings)

@@ -1,0 +1,489 @@
+"""The invariants of the package, on every architecture: gated is pruned, open is dense, no trace.
+
+Each architecture supplies only its model. Masks are random, as are biases, affines and running
+statistics; two input lengths; float32 and float64; with negative controls.
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("asteroid", reason="the separators need the extra 'asteroid'")
+
+from architectures import PLAIN, SEPARATORS
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from laws import (
+    TIME,
+    assert_same,
+    drawn_masks,
+    far,
+    gated,
+    keep_by,
+    mixture,
+    pruned_copy,
+    snapshot,
+)
+from torch import Tensor, nn
+
+from sepprune_tp.checkpoint import save_pruned
+from sepprune_tp.gates import GateSet
+from sepprune_tp.importance import SepPruneImportance
+from sepprune_tp.layers import rule_of
+from sepprune_tp.losses import pit_neg_si_sdr
+from sepprune_tp.profile import profile
+from sepprune_tp.pruner import SepPrunePruner
+from sepprune_tp.search import Budget, learn_gates
+
+CASES = [(name, scope) for name in SEPARATORS for scope in ("separator", "all")]
+CASES += [(name, "all") for name in PLAIN]
+DTYPES = {torch.float32: 1e-5, torch.float64: 1e-10}
+LENGTHS = ((1, TIME), (2, 613))
+
+every_case = pytest.mark.parametrize(("name", "scope"), CASES, ids=["-".join(c) for c in CASES])
+few = settings(
+    max_examples=3,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],  # a failure is reported as drawn: shrinking runs it hundreds of times
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# -- 1: gated is pruned; 3: the cost is exact and no coupled channel is split ---------------------
+
+
+@every_case
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@few
+@given(data=st.data())
+def test_gated_is_pruned(name: str, scope: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    gates = gated(name, scope, dtype)
+    gates.load_masks(data.draw(drawn_masks(gates)))
+    example = mixture(1, TIME, dtype=dtype)
+    pruned = pruned_copy(gates, example)
+    for seed, shape in enumerate(LENGTHS):
+        x = mixture(*shape, seed=seed, dtype=dtype)
+        with torch.no_grad(), gates:
+            masked = gates.model(x)
+        with torch.no_grad():
+            y = pruned(x)
+        assert y.shape == masked.shape and bool(torch.isfinite(y).all())
+        assert float((masked - y).abs().max()) <= DTYPES[dtype] * float(y.abs().max())
+    assert_cost_is(gates, pruned, example)
+    assert_no_channel_is_split(gates, pruned)
+
+
+def assert_cost_is(gates: GateSet, pruned: nn.Module, example: Tensor) -> None:
+    predicted, measured = gates.cost(), profile(pruned, example)
+    assert predicted.params == measured.params == sum(p.numel() for p in pruned.parameters())
+    assert predicted.macs == measured.macs
+    assert predicted.separator_params == measured.separator.params
+    assert predicted.separator_macs == measured.separator.macs
+
+
+def assert_no_channel_is_split(gates: GateSet, pruned: nn.Module) -> None:
+    """Each side of each layer has lost exactly the channels of closed components."""
+    closed: set[int] = set()
+    for group, channel_set in zip(gates.groups, gates.graph.prunable_sets(), strict=True):
+        mask = gates.masks()[group.name].tolist()
+        closed |= {c for c, kept in zip(channel_set.components, mask, strict=True) if not kept}
+    seen = 0
+    for channel_set in gates.graph.sets:
+        for site in channel_set.sites:
+            keep = torch.tensor([c not in closed for c in site.components.tolist()])
+            if isinstance(site.owner, nn.Parameter):
+                continue
+            layer = pruned.get_submodule(gates.graph.name_of(site.owner))
+            rule = rule_of(layer)
+            if rule is None:  # of many slopes one is left, which is then that of every channel
+                assert isinstance(layer, nn.PReLU) and layer.num_parameters == int(keep.sum()) == 1
+                continue
+            count = rule.n_out(layer) if site.side == "out" else rule.n_in(layer)
+            assert count == int(keep.sum()), (gates.graph.name_of(site.owner), site.side)
+            if isinstance(layer, (nn.Conv1d, nn.Linear)) and getattr(layer, "groups", 1) == 1:
+                dim = 0 if site.side == "out" else 1
+                other = [c not in closed for c in _other_side(gates, site)]
+                expected = site.owner.weight.movedim(dim, 0)[keep][:, torch.tensor(other)]
+                assert torch.equal(layer.weight.movedim(dim, 0), expected)
+                seen += 1
+    assert seen
+
+
+def _other_side(gates: GateSet, site: Any) -> list[int]:
+    """Components of the other side of the layer of a site (0: no channel, never closed)."""
+    for channel_set in gates.graph.sets:
+        for other in channel_set.sites:
+            if other.owner is site.owner and other.side != site.side:
+                found: list[int] = other.components.tolist()
+                return found
+    weight = site.owner.weight
+    return [0] * int(weight.shape[1 if site.side == "out" else 0])
+
+
+@every_case
+def test_pruned_differs_from_dense_and_trains(name: str, scope: str) -> None:
+    """The negative control of the test above, and the backward pass of the pruned model."""
+    gates = gated(name, scope)
+    gates.load_masks(keep_by(gates, "half"))
+    x = mixture(2, TIME)
+    pruned = pruned_copy(gates, x)
+    with torch.no_grad():
+        assert far(pruned(x), gates.model(x)) > 1e-2
+    dense = copy.deepcopy(gates.model)
+    reached = []
+    for model in (dense.train(), pruned.train()):
+        model(x).square().mean().backward()
+        reached.append({n for n, p in model.named_parameters() if p.grad is not None})
+        assert all(p.requires_grad for p in model.parameters())
+    assert reached[0] == reached[1] and len(reached[0]) > 3
+
+
+@pytest.mark.parametrize("name", [*SEPARATORS, *PLAIN])
+def test_gradients_of_gates(name: str) -> None:
+    """Frozen weights, as in a search, change nothing; and they are what differences say."""
+    gates = gated(name, "all", torch.float64)
+    model, x = gates.model, mixture(1, TIME, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    values = 0.2 + 0.8 * torch.rand(len(gates), generator=generator, dtype=torch.float64)
+    values[1] = 1.0
+    step = torch.randn(len(gates), generator=generator, dtype=torch.float64)
+
+    def score(at: Tensor) -> Tensor:
+        with gates:
+            gates.use(at)
+            y = model(x)
+        return (y * torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape)).sum()
+
+    found = []
+    try:
+        for frozen in (False, True):
+            model.requires_grad_(not frozen)
+            leaf = values.clone().requires_grad_()
+            found.append(torch.autograd.grad(score(leaf), leaf)[0])
+        with torch.no_grad():
+            slope = (score(values + 1e-6 * step) - score(values - 1e-6 * step)) / 2e-6
+    finally:
+        model.requires_grad_(True)
+    size = float(found[0].abs().max())
+    assert torch.allclose(found[0], found[1], rtol=1e-8, atol=1e-10 * size)
+    assert bool((found[0] != 0).all()) or "ConvTasNet" not in name
+    assert float(slope) == pytest.approx(float(found[0] @ step), rel=1e-4, abs=1e-6 * size)
+
+
+# -- 2: all open is dense, and nothing is left behind ---------------------------------------------
+
+
+@every_case
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_open_gates_are_the_dense_model_bit_for_bit(
+    name: str, scope: str, dtype: torch.dtype
+) -> None:
+    gates = gated(name, scope, dtype)
+    for seed, shape in enumerate(LENGTHS):
+        x = mixture(*shape, seed=seed, dtype=dtype)
+        gates.load_masks({g.name: torch.ones(g.size, dtype=torch.bool) for g in gates.groups})
+        before = snapshot(gates.model)
+        with torch.no_grad():
+            dense = gates.model(x)
+            with gates:
+                assert torch.equal(gates.model(x), dense)
+            gates.load_masks(keep_by(gates, "half"))
+            with gates:
+                assert not torch.equal(gates.model(x), dense)
+            assert torch.equal(gates.model(x), dense)
+        assert_same(before, snapshot(gates.model))
+
+
+@pytest.mark.parametrize("name", SEPARATORS)
+@pytest.mark.parametrize("scope", ["separator", "all"])
+def test_search_leaves_no_trace(name: str, scope: str) -> None:
+    gates = gated(name, scope)
+    model = gates.model
+    flagged = next(iter(model.parameters()))
+    flagged.requires_grad_(False)  # flags and modes that differ between parts must come back
+    next(iter(model.children())).train()
+    before = snapshot(model)
+    try:
+        learn_gates(gates, batches_for(model), budget=Budget(params=0.95), steps=3, progress=False)
+        assert_same(before, snapshot(model))
+        with pytest.raises(RuntimeError, match="stop"), gates:
+            raise RuntimeError("stop")
+        assert_same(before, snapshot(model))
+    finally:
+        flagged.requires_grad_(True)
+        model.eval()
+
+
+def batches_for(model: nn.Module, count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    with torch.no_grad():
+        sources = model(mixture(2, TIME)).shape[1]
+    pieces = [mixture(2, sources, TIME, seed=10 + i) for i in range(count)]
+    return [(piece.sum(1), piece) for piece in pieces]
+
+
+# -- the trap of this field -----------------------------------------------------------------------
+
+
+def masked_after_norm(gates: GateSet, x: Tensor) -> Tensor:
+    """The published way: zero the channels that leave a block's norms, statistics and all."""
+    model = copy.deepcopy(gates.model)
+    masks = gates.masks()
+    for name, module in model.named_modules():
+        if name.endswith("shared_block"):
+            mask = masks[f"{name}.0"].to(x.dtype)[:, None]
+            for norm in (module[2], module[5]):
+                norm.register_forward_hook(lambda layer, args, y, mask=mask: y * mask)
+    with torch.no_grad():
+        found: Tensor = model(x)
+    return found
+
+
+@pytest.mark.parametrize("norm", ["gLN", "cLN", "cgLN"])
+def test_zeroing_after_a_pooling_norm_is_not_pruning(norm: str) -> None:
+    gates = gated(f"ConvTasNet-{norm}", "separator", torch.float64)
+    close_hidden_halves(gates)
+    x = mixture(1, TIME, dtype=torch.float64)
+    pruned = pruned_copy(gates, x)(x)
+    assert far(masked_after_norm(gates, x), pruned) > 1e-2
+    with torch.no_grad(), gates:
+        assert far(gates.model(x), pruned) < 1e-10
+
+
+@pytest.mark.parametrize("norm", ["fgLN", "bN"])
+def test_zeroing_after_a_norm_of_each_channel_alone_is_pruning(norm: str) -> None:
+    """So it is the pooled statistics that make the difference above, not how the test masks."""
+    gates = gated(f"ConvTasNet-{norm}", "separator", torch.float64)
+    close_hidden_halves(gates)
+    x = mixture(1, TIME, dtype=torch.float64)
+    assert far(masked_after_norm(gates, x), pruned_copy(gates, x)(x)) < 1e-10
+
+
+def close_hidden_halves(gates: GateSet) -> None:
+    half = keep_by(gates, "half")
+    hidden = {n: m if n.endswith("shared_block.0") else m | True for n, m in half.items()}
+    assert any(not m.all() for m in hidden.values())
+    gates.load_masks(hidden)
+
+
+# -- attributes tell the truth --------------------------------------------------------------------
+
+
+@every_case
+def test_attributes_match_the_tensors(name: str, scope: str) -> None:
+    gates = gated(name, scope)
+    gates.load_masks(keep_by(gates, "odd"))
+    pruned = pruned_copy(gates, mixture(1, TIME))
+    for layer in pruned.modules():
+        if isinstance(layer, nn.modules.conv._ConvNd):
+            first, second = layer.weight.shape[:2]
+            made, read = (second, first) if layer.transposed else (first, second)
+            made, read = (made * layer.groups, read) if layer.transposed else (made, read)
+            read = read if layer.transposed else read * layer.groups
+            assert (layer.in_channels, layer.out_channels) == (read, made)
+            assert repr(layer).startswith(f"{type(layer).__name__}({read}, {made},")
+        elif isinstance(layer, nn.Linear):
+            assert (layer.out_features, layer.in_features) == tuple(layer.weight.shape)
+        elif isinstance(layer, nn.RNNBase):
+            assert layer.weight_hh_l0.shape[1] == layer.hidden_size
+            assert layer.weight_ih_l0.shape[1] == layer.input_size
+        elif hasattr(layer, "channel_size"):
+            assert layer.channel_size == layer.gamma.numel() == layer.beta.numel()
+        elif isinstance(layer, nn.GroupNorm):
+            assert layer.num_channels == layer.weight.numel()
+            assert layer.num_channels % layer.num_groups == 0
+        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            assert layer.num_features == layer.weight.numel() == layer.running_mean.numel()
+        elif isinstance(layer, nn.LayerNorm):
+            assert layer.normalized_shape == tuple(layer.weight.shape)
+        if hasattr(layer, "_filters"):
+            assert layer.n_filters == layer.n_feats_out == layer._filters.shape[0]
+        for inner in ("rnn", "rnn1"):
+            if isinstance(getattr(layer, inner, None), nn.RNNBase) and hasattr(layer, "input_size"):
+                rnn = getattr(layer, inner)
+                assert (layer.input_size, layer.hidden_size) == (rnn.input_size, rnn.hidden_size)
+                directions = 1 + rnn.bidirectional
+                outputs = rnn.hidden_size * directions
+                assert layer.output_size == outputs + (layer.input_size if inner == "rnn1" else 0)
+
+
+def hidden_of(value: int | list[int], count: int) -> list[int]:
+    return [value] * count if isinstance(value, int) else value
+
+
+@pytest.mark.parametrize("scope", ["separator", "all"])
+@pytest.mark.parametrize("name", [n for n in SEPARATORS if n.startswith("ConvTasNet")])
+def test_conv_tasnet_arguments(name: str, scope: str) -> None:
+    gates = gated(name, scope)
+    gates.load_masks(keep_by(gates, "odd"))
+    model = pruned_copy(gates, mixture(1, TIME))
+    args, masker = model.get_model_args(), model.masker
+    blocks = list(masker.TCN)
+    widths = [block.shared_block[0].weight.shape[0] for block in blocks]
+    assert hidden_of(args["hid_chan"], len(blocks)) == widths == hidden_of(masker.hid_chan, 4)
+    assert len(set(widths)) > 1
+    assert args["bn_chan"] == masker.bn_chan == masker.bottleneck[1].weight.shape[0] < 8
+    assert args["in_chan"] == masker.in_chan == masker.bottleneck[1].weight.shape[1]
+    assert args["n_filters"] == model.encoder.filterbank._filters.shape[0]
+    assert args["out_chan"] * args["n_src"] == masker.mask_net[1].weight.shape[0]
+    if "no-skip" in name:
+        assert not args["skip_chan"]
+    else:
+        skips = {block.skip_conv.weight.shape[0] for block in blocks}
+        assert skips == {args["skip_chan"]} == {masker.skip_chan}
+        assert all(block.skip_out_chan == args["skip_chan"] for block in blocks)
+    assert (args["n_filters"] < 12) == (scope == "all")
+
+
+@pytest.mark.parametrize("name", [n for n in SEPARATORS if not n.startswith("ConvTasNet")])
+def test_other_arguments(name: str) -> None:
+    gates = gated(name, "all")
+    gates.load_masks(keep_by(gates, "odd"))
+    model = pruned_copy(gates, mixture(1, TIME))
+    args, masker = model.get_model_args(), model.masker
+    rnns = [m.hidden_size for m in masker.modules() if isinstance(m, nn.RNNBase)]
+    if name.startswith("DPRNN"):
+        assert hidden_of(args["hid_size"], len(rnns)) == rnns
+        assert args["bn_chan"] == masker.bottleneck[1].weight.shape[0] < 8
+        assert args["out_chan"] == masker.mask_net.weight.shape[0]
+    elif name.startswith("LSTM"):
+        assert args["hid_size"] == rnns[0] < 6
+        assert args["out_chan"] * args["n_src"] == masker.masker[1].weight.shape[0]
+    else:
+        first = masker.l1 if name == "SuDORMRFNet" else masker.bottleneck
+        assert args["bn_chan"] == first.weight.shape[0] < 8
+    assert args["n_filters"] == args["in_chan"] == model.encoder.filterbank.n_filters
+
+
+# -- 4: the same seed, the same masks; killed and resumed -----------------------------------------
+
+
+def search(kind: str, seed: int = 0, **options: Any) -> GateSet:
+    gates = GateSet(gated("ConvTasNet-gLN", "all").model, mixture(1, TIME), "all", kind)
+    budget = Budget(macs=0.6) if kind == "budget" else None
+    given_ = {"steps": 6, "progress": False, "budget": budget, "seed": seed, **options}
+    learn_gates(gates, batches_for(gates.model), **given_)
+    return gates
+
+
+@pytest.mark.parametrize("kind", ["budget", "gumbel"])
+def test_same_seed_same_masks(kind: str) -> None:
+    state = torch.random.get_rng_state()
+    one, again, other = search(kind), search(kind), search(kind, seed=1)
+    assert torch.equal(one.scores, again.scores)
+    assert torch.equal(one.keep, again.keep)
+    assert not torch.equal(one.scores, other.scores)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", ["budget", "gumbel"])
+@pytest.mark.parametrize("killed_at", [1, 3, 5])
+def test_killed_and_resumed_ends_in_the_same_place(
+    kind: str, killed_at: int, tmp_path: Path
+) -> None:
+    calls = 0
+
+    def dies(estimates: Tensor, sources: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > killed_at:
+            raise KeyboardInterrupt
+        return pit_neg_si_sdr(estimates, sources)
+
+    file = tmp_path / "search.pt"
+    with pytest.raises(KeyboardInterrupt):
+        search(kind, loss=dies, checkpoint=file, checkpoint_every=1)
+    assert calls == killed_at + 1 and file.exists()
+    calls = -100
+    resumed = search(kind, loss=dies, checkpoint=file, checkpoint_every=1)
+    assert calls == -100 + 6 - killed_at  # it did not start over
+    whole = search(kind)
+    assert torch.equal(resumed.scores, whole.scores)
+    assert torch.equal(resumed.keep, whole.keep)
+
+
+# -- 5: saved and loaded in a fresh process -------------------------------------------------------
+
+LOADED = (
+    "ConvTasNet-gLN",
+    "ConvTasNet-no-skip",
+    "ConvTasNet-bN",
+    "SuDORMRFNet",
+    "SuDORMRFImprovedNet",
+    "DPRNNTasNet-LSTM-bi",
+    "DPRNNTasNet-mulcat",
+    "DPRNNTasNet-cLN-2-layers",
+    "LSTMTasNet-3-layers-bi",
+)
+LOADER = """
+import sys
+from pathlib import Path
+import pickle
+import torch
+from sepprune_tp.checkpoint import load_pruned
+
+def refuse(*args, **kwargs):
+    raise AssertionError("a pickle was executed")
+
+pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+from safetensors.torch import load_file, save_file
+x = load_file(folder / "x.bin")["x"]
+with torch.no_grad():
+    outputs = {p.stem: load_pruned(p)(x) for p in sorted(folder.glob("*.safetensors"))}
+save_file(outputs, folder / "outputs.bin")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    safetensors = pytest.importorskip("safetensors.torch")
+    folder = tmp_path_factory.mktemp("saved")
+    x = mixture(2, TIME)
+    safetensors.save_file({"x": x}, folder / "x.bin")
+    here: dict[str, Tensor] = {}
+    for name in LOADED:
+        gates = gated(name, "all")
+        gates.load_masks(keep_by(gates, "odd"))
+        model = pruned_copy(gates, x).eval()
+        save_pruned(model, folder / f"{name}.safetensors")
+        with torch.no_grad():
+            here[name] = model(x)
+    command = [sys.executable, "-c", LOADER, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    yield folder, here
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_loaded_in_a_fresh_process_gives_the_same_bits(
+    name: str, saved: tuple[Path, dict[str, Tensor]]
+) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    folder, here = saved
+    there = safetensors.load_file(folder / "outputs.bin")
+    assert torch.equal(there[name], here[name])
+
+
+# -- what a pruner must not touch -------------------------------------------
+
+
+def test_pruning_leaves_the_gated_model_alone() -> None:
+    """The copy is cut, not the model that the gates sit on."""
+    gates = gated("DPRNNTasNet-LSTM-bi", "all")
+    before = snapshot(gates.model)
+    gates.load_masks(keep_by(gates, "half"))
+    model = copy.deepcopy(gates.model)
+    SepPrunePruner(model, mixture(1, TIME), SepPruneImportance(gates)).step()
+    assert_same(before, snapshot(gates.model))
+    assert gates.cost().params < gates.cost_model.dense.params
