@@ -177,8 +177,10 @@ def prune_by_ratio(
             for key, parameter in candidate.named_parameters():
                 parameter.grad = gradients[key].clone()
         importance = getattr(tp.importance, name)()
-        options = {"global_pruning": scope != "local", "pruning_ratio": ratio}
-        SepPrunePruner(candidate, example, importance=importance, **options).step()
+        everywhere = scope != "local"
+        SepPrunePruner(
+            candidate, example, importance, pruning_ratio=ratio, global_pruning=everywhere
+        ).step()
         if profile(candidate, example).macs <= limit:
             high, best = ratio, candidate
         else:

@@ -64,7 +64,7 @@ Made by `scripts/make_demo_assets.py` (version {version}) on {date}.
   {steps} steps of {batch_size} mixtures of 2 s, PIT negative SI-SDR.
 - `test/{{mix,s1,s2}}/*.flac`: {mixtures} mixtures of {test_seconds} s in the layout of WHAM! and
   LibriMix, of {test_voices} other voices that say other sentences; levels differ by up to 5 dB,
-  fundamental frequencies of any two voices by about 15 % or more (two espeak-ng voices of one
+  fundamental frequencies of any two voices by 10 % or more (two espeak-ng voices of one
   pitch are closer than two people are). In the 16-bit samples, mix = s1 + s2 exactly.
 
 On these mixtures the model reaches {si_sdri:.2f} dB SI-SDRi and {sdri:.2f} dB SDRi (standard
