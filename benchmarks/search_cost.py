@@ -4,13 +4,12 @@ Default-size Conv-TasNet (5.05 M parameters), one mixture of 2 s at 8 kHz, one t
 one run: a block of plain steps (gradient of the loss to the input), a block of search steps, and
 again. Also times the channel graph and measures its memory, in a process of its own.
 
-Usage: python benchmarks/search_cost.py [--rounds 6] [--block 4]
+Usage: python benchmarks/search_cost.py search; python benchmarks/search_cost.py graph
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,27 +19,37 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _records import environment, write_atomically
+from _records import Records, environment
 from asteroid.models import ConvTasNet
 
 from sepprune_tp import Budget, ChannelGraph, GateSet, learn_gates
 from sepprune_tp.losses import pit_neg_si_sdr
 
 RESULTS = Path(__file__).parent / "results" / "search_cost.json"
-WARM_UP_SHARE = 20  # learn_gates measures for steps // 20 steps before it learns
 
 
 def graph_cost() -> dict[str, float]:
-    """Seconds and extra peak MB of the graph of a default-size Conv-TasNet on 1 s at 16 kHz."""
+    """Seconds and extra peak MB of the graph of a default-size Conv-TasNet on 1 s at 16 kHz.
+
+    Linux only: the kernel's record of the peak is reset first, so that what the imports took does
+    not hide it.
+    """
     model, x = ConvTasNet(2), torch.randn(1, 16000)
-    with torch.no_grad():
-        model(x)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _memory("VmRSS")
     began = time.perf_counter()
     graph = ChannelGraph().build_dependency(model, x)
     seconds = time.perf_counter() - began
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    extra = _memory("VmHWM") - before
     return {"graph_seconds": seconds, "graph_mb": extra, "groups": len(graph.prunable_sets())}
+
+
+def _memory(field: str) -> float:
+    """A field of /proc/self/status, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no {field} in /proc/self/status: this measurement needs Linux")
 
 
 def plain_block(model: torch.nn.Module, batch: Any, steps: int) -> float:
@@ -61,12 +70,16 @@ def search_block(gates: GateSet, batch: Any, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def main(
-    rounds: Annotated[int, typer.Option(help="How often the two take turns.")] = 6,
-    block: Annotated[int, typer.Option(help="Steps in a turn.")] = 8,
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+
+@app.command()
+def search(
+    rounds: Annotated[int, typer.Option(help="How often the two take turns.")] = 5,
+    block: Annotated[int, typer.Option(help="Steps in a turn.")] = 16,
     threads: Annotated[int, typer.Option(help="Threads.")] = 1,
 ) -> None:
-    """Measure and write benchmarks/results/search_cost.json."""
+    """Measure search steps against plain steps."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = ConvTasNet(2).eval().requires_grad_(False)
@@ -75,29 +88,25 @@ def main(
     gates = GateSet(model, torch.randn(1, 16000))
     plain_block(model, batch, 2)
     search_block(gates, batch, 3)
-    plain, search = [], []
+    plain, found = [], []
     for _ in range(rounds):
         plain.append(plain_block(model, batch, block) / block)
-        search.append(search_block(gates, batch, block) / block)
-    ratios = [s / p for s, p in zip(search, plain, strict=True)]
-    record = {
-        "experiment": "search_cost",
-        "model": "ConvTasNet(n_src=2), default size",
-        "params": sum(p.numel() for p in model.parameters()),
-        "mixture_seconds": 2.0,
-        "threads": threads,
-        "plain_step_seconds": statistics.median(plain),
-        "search_step_seconds": statistics.median(search),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        **_graph_in_own_process(),
-        **environment(),
-    }
-    write_atomically(RESULTS, json.dumps([record], indent=1) + "\n")
-    print({k: record[k] for k in ("ratio", "ratios", "graph_seconds", "graph_mb")})
+        found.append(search_block(gates, batch, block) / block)
+    ratios = [s / p for s, p in zip(found, plain, strict=True)]
+    _write(
+        experiment="search_cost",
+        mixture_seconds=2.0,
+        threads=threads,
+        plain_step_seconds=statistics.median(plain),
+        search_step_seconds=statistics.median(found),
+        ratio=statistics.median(ratios),
+        ratios=ratios,
+    )
 
 
-def _graph_in_own_process() -> dict[str, float]:
+@app.command()
+def graph() -> None:
+    """Measure the channel graph, in a process of its own."""
     code = "import json, search_cost; print(json.dumps(search_cost.graph_cost()))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -106,10 +115,19 @@ def _graph_in_own_process() -> dict[str, float]:
         text=True,
         check=True,
     )
+    _write(experiment="graph_cost", **json.loads(done.stdout.strip().splitlines()[-1]))
 
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+
+def _parameters() -> int:
+    return sum(p.numel() for p in ConvTasNet(2).parameters())
+
+
+def _write(**figures: Any) -> None:
+    model = {"model": "ConvTasNet(n_src=2), default size", "params": _parameters()}
+    record = {**model, **figures, **environment()}
+    Records(RESULTS).replace(record)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -103,7 +103,7 @@ def main(
                 lr=lr / 2**cycle,
             )
         )
-        card = describe(model, results, out, batch_size=batch_size, lr=lr)
+        card = describe(model, results, out, batch_size=batch_size, lr=lr, minutes=minutes)
         write_model(model, card, out)
         write_readme(card, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
