@@ -198,33 +198,50 @@ def _step(
     task = loss(estimates.float() if autocast is not None else estimates, sources)
     if not bool(torch.isfinite(task)):
         raise SearchError(blame(gates, mixture, state.step))
-    macs = 1.0
     if state.step < warm:
-        (gradient,) = torch.autograd.grad(task, values)
-        check_gradient(gates, gradient, state.step)
-        state.taylor += gradient.detach().float().abs().cpu()
-        if state.step + 1 == warm:
-            _start_from(gates, state.taylor / warm)
+        macs = 1.0
+        _measure(gates, state, task, values, warm)
     else:
-        total = task
-        if limits is not None and learning:
-            excess, macs = _excess(gates, limits, _tightness(state.step, warm, steps))
-            price = state.multipliers.to(excess.device) * excess
-            total = task + (price + _STIFFNESS * excess.clamp(min=0).square()).sum().to(task.dtype)
-            rise = _RISE * excess.detach().cpu()
-            state.multipliers = (state.multipliers + rise).clamp(min=0)
-        state.optimizer.zero_grad()
-        total.backward()
-        assert scores.grad is not None
-        check_gradient(gates, scores.grad, state.step)
-        torch.nn.utils.clip_grad_norm_([scores], clip)
-        state.optimizer.step()
+        tightness = _tightness(state.step, warm, steps)
+        macs = _update(gates, state, task, limits if learning else None, tightness, clip)
         state.last = values.detach().float().cpu()
         if not learning:
-            kept = (state.last > 0).to(torch.bool)
-            macs = gates.cost_model.exact(kept).macs / gates.cost_model.dense.macs
-    si_sdr = _si_sdr(estimates, sources)
-    return {"loss": float(task.detach()), "si_sdr": si_sdr, "macs": float(macs)}
+            macs = gates.cost_model.exact(state.last > 0).macs / gates.cost_model.dense.macs
+    return {"loss": float(task.detach()), "si_sdr": _si_sdr(estimates, sources), "macs": macs}
+
+
+def _measure(gates: GateSet, state: SearchState, task: Tensor, values: Tensor, warm: int) -> None:
+    """A step of the warm-up: add |dL / dgate|; the last one sets the scores."""
+    (gradient,) = torch.autograd.grad(task, values)
+    check_gradient(gates, gradient, state.step)
+    state.taylor += gradient.detach().float().abs().cpu()
+    if state.step + 1 == warm:
+        _start_from(gates, state.taylor / warm)
+
+
+def _update(
+    gates: GateSet,
+    state: SearchState,
+    task: Tensor,
+    limits: Limits | None,
+    tightness: float,
+    clip: float,
+) -> float:
+    """A step on the scores, and on the multipliers; returns the expected share of the MACs."""
+    total, macs = task, 1.0
+    if limits is not None:
+        excess, macs = _excess(gates, limits, tightness)
+        price = state.multipliers.to(excess.device) * excess
+        total = task + (price + _STIFFNESS * excess.clamp(min=0).square()).sum().to(task.dtype)
+        rise = _RISE * excess.detach().cpu()
+        state.multipliers = (state.multipliers + rise).clamp(min=0)
+    state.optimizer.zero_grad()
+    total.backward()
+    assert gates.scores.grad is not None
+    check_gradient(gates, gates.scores.grad, state.step)
+    torch.nn.utils.clip_grad_norm_([gates.scores], clip)
+    state.optimizer.step()
+    return macs
 
 
 @torch.no_grad()
