@@ -10,7 +10,6 @@ that predict the cost of a set of masks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp._modes import eval_mode
 from sepprune_tp.errors import InputError
 from sepprune_tp.layers import LayerRule, rule_of
 
@@ -314,7 +314,7 @@ def _measure(
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in costs]
     try:
-        with _evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:
         shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
@@ -358,18 +358,6 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments "
         "or a dict of keyword arguments."
     )
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each module's own mode afterwards."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
 
 
 def _share(count: int, total: int) -> float:

@@ -75,7 +75,6 @@ class SepPrunePruner(BasePruner):
         for name in ("in_channel_groups", "out_channel_groups", "num_heads"):
             options.setdefault(name, {})  # torch-pruning's defaults are shared between pruners
         options.setdefault("root_module_types", _ROOTS)
-        modes = {module: module.training for module in model.modules()}
         with channel_graph(scope):
             super().__init__(
                 model,
@@ -85,8 +84,6 @@ class SepPrunePruner(BasePruner):
                 **options,
             )
         _complete_ratios(self, options.get("pruning_ratio_dict"))
-        for module, mode in modes.items():
-            module.training = mode
         self._by_masks = not by_ratio
 
     @property

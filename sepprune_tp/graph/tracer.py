@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from .._modes import eval_mode
 from ..layers import LayerRule, rule_of
 from .labels import Channels, LabelStore, merge_along, varying_dims
 from .operations import rule_for
@@ -77,18 +78,12 @@ class Tracer(TorchDispatchMode):
             call: Runs the model on the example.
             example_inputs: The tensors of the example, whose channels are the model's input.
         """
-        modes = {module: module.training for module in self.model.modules()}
-        with torch.no_grad(), self._watching_modules():
-            self.model.eval()
-            try:
-                label = self.channels.fixed("it meets the model's input")
-                _each_tensor(example_inputs, lambda t: self.store.set(t, label))
-                with self:
-                    output = call()
-                _each_tensor(output, self._protect_output)
-            finally:
-                for module, mode in modes.items():
-                    module.training = mode
+        with torch.no_grad(), eval_mode(self.model), self._watching_modules():
+            label = self.channels.fixed("it meets the model's input")
+            _each_tensor(example_inputs, lambda t: self.store.set(t, label))
+            with self:
+                output = call()
+            _each_tensor(output, self._protect_output)
 
     def _protect_output(self, tensor: Tensor) -> None:
         labels = self.store.get(tensor)

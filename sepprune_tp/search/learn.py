@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._modes import eval_mode
 from ..errors import BudgetError, InputError, SearchError
 from ..gates import Cost, GateSet, HardConcrete, remember
 from ..losses import MAX_SOURCES, pit_neg_si_sdr, pit_si_sdr
@@ -157,19 +158,15 @@ def _limits(gates: GateSet, budget: Budget | None) -> Limits | None:
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Freeze weights and statistics (eval mode); leave everything as it was."""
-    modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     try:
-        model.eval()
         for parameter in flags:
             parameter.requires_grad_(False)
         # cuDNN refuses the backward pass of a recurrent layer in eval mode
-        with torch.backends.cudnn.flags(enabled=not recurrent):
+        with eval_mode(model), torch.backends.cudnn.flags(enabled=not recurrent):
             yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
 
