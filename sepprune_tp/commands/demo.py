@@ -46,7 +46,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("runs/demo"),
     budget_macs: Annotated[float, typer.Option(help="Share of the MACs to keep.")] = 0.5,
     steps: Annotated[int, typer.Option(help="Steps of the search.")] = 200,
-    recovery_steps: Annotated[int, typer.Option(help="Steps of the recovery.")] = 300,
+    recovery_steps: Annotated[int, typer.Option(help="Steps of the recovery.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Mixtures a step.")] = 4,
     limit: Annotated[int | None, typer.Option(help="Only so many test mixtures.")] = None,
     seed: SeedOption = 0,
@@ -103,6 +103,7 @@ def run_demo(
             batch_size=batch_size,
             accelerator="cpu",
             steps=recovery_steps,
+            schedule="cosine",  # so short a run needs a rate that falls
             val_every=max(1, recovery_steps // 3),
             seed=settings.seed,
         )
