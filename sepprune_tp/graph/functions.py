@@ -57,7 +57,7 @@ def complete_gradients(model: nn.Module, channel_set: ChannelSet) -> None:
     """Give zero gradients to layers of a group that the loss does not reach, if others have some.
 
     torch-pruning's Taylor and Hessian criteria read every gradient; the last residual convolution
-    of a Conv-TasNet with skip connections never gets one.
+    that feeds only the next block never gets one when that block is the last.
     """
     if all(p.grad is None for p in model.parameters()):
         return
