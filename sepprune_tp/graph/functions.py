@@ -56,8 +56,8 @@ def passes_filter(owner: Owner, types: tuple[type, ...]) -> bool:
 def complete_gradients(model: nn.Module, channel_set: ChannelSet) -> None:
     """Give zero gradients to layers of a group that the loss does not reach, if others have some.
 
-    torch-pruning's Taylor and Hessian criteria read every gradient; the last residual convolution
-    that feeds only the next block never gets one when that block is the last.
+    torch-pruning's Taylor and Hessian criteria read every gradient; the layer that
+    feeds the residual stream of the last block never gets one where only skip outputs are used.
     """
     if all(p.grad is None for p in model.parameters()):
         return
