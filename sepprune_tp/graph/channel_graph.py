@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch_pruning as tp
@@ -18,9 +19,10 @@ from .assembly import ChannelSet, Owner, Site, assemble
 from .cutting import cut_group
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, build_group, parameter_node
-from .running import trace_shortest
+from .running import forward, trace_shortest
 from .scope import Scope, check_scope, modules_in_scope
 from .tracer import Tracer
+from .trial import Trial, try_sets
 
 __all__ = ["ChannelGraph"]
 
@@ -41,14 +43,18 @@ class ChannelGraph(tp.DependencyGraph):
         [('0', 8)]
     """
 
-    def __init__(self, scope: Scope = "separator") -> None:
+    def __init__(self, scope: Scope = "separator", trial: bool = True) -> None:
         """Make an empty graph.
 
         Args:
             scope: Where channels may be pruned: ``"separator"`` (inside the masker only),
                 ``"all"``, or a list of modules.
+            trial: Whether to cut and run a copy of the model, and to protect what it does not run
+                without; see :mod:`sepprune_tp.graph.trial`. What it found is in :attr:`tried`.
         """
         super().__init__()
+        self.trial = trial
+        self.tried = Trial(skipped="no graph was built")
         self.scope: Scope = check_scope(scope)
         self.sets: list[ChannelSet] = []
         self._outside: dict[int, str] = {}
@@ -98,8 +104,9 @@ class ChannelGraph(tp.DependencyGraph):
         for kind, pruner in (customized_pruners or {}).items():
             self.register_customized_layer(kind, pruner)
         inside = modules_in_scope(self.scope, model)
-        tracer = trace_shortest(model, example_inputs, forward_fn, output_transform)
+        tracer, inputs = trace_shortest(model, example_inputs, forward_fn, output_transform)
         self._finish(model, tracer, inside)
+        self._try(inputs, forward_fn)
         return self
 
     def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
@@ -126,6 +133,23 @@ class ChannelGraph(tp.DependencyGraph):
                 self._outside[number] = why
         for fn in (self.function_of(s) for c in self.sets for s in c.sites):
             self._register_function(fn)
+
+    def _try(self, inputs: Any, forward_fn: Callable[[nn.Module, Any], Any] | None) -> None:
+        """Cut and run a copy; protect the sets that it does not run without."""
+        self.tried = Trial(skipped="it was not asked for")
+        if self.trial:
+            chosen = {id(channel_set) for channel_set in self._prunable()}
+            sets = [(n, c) for n, c in enumerate(self.sets) if id(c) in chosen]
+            call = partial(forward, forward_fn=forward_fn)
+            self.tried = try_sets(self.model, call, inputs, sets, self._cut_copy)
+        for number, reason in self.tried.refused.items():
+            self.sets[number].reason = reason
+
+    def _cut_copy(self, site: Site, owner: Owner, indices: list[int]) -> Any:
+        """Cut a copy of the owner of a site."""
+        function = self.function_of(site)
+        function.__self__.pruning_dim = self.module2node[site.owner].pruning_dim
+        return function(owner, indices)
 
     def _off_limits(self, channel_set: ChannelSet, inside: set[nn.Module] | None) -> str | None:
         """Why the caller does not want these channels to go, or None."""

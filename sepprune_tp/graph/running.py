@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import GraphError
 from .tracer import Tracer
 
-__all__ = ["trace_shortest"]
+__all__ = ["forward", "trace_shortest"]
 
 _SHORT = 2000  # samples of a waveform that are traced when the example is longer
 _CALL_ERRORS = (
@@ -28,19 +28,23 @@ def trace_shortest(
     example: Any,
     forward_fn: Callable[[nn.Module, Any], Any] | None,
     output_transform: Callable[[Any], Any] | None,
-) -> Tracer:
-    """Trace on a short piece of a long example if the model takes it: couplings are the same."""
+) -> tuple[Tracer, Any]:
+    """Trace on a short piece of a long example if the model takes it: couplings are the same.
+
+    Returns:
+        The tracer, and the inputs that were traced.
+    """
     for inputs, last in ((_shortened(example), False), (example, True)):
         tracer = Tracer(model)
 
         def call(inputs: Any = inputs) -> Any:
-            output = _forward(model, inputs, forward_fn)
+            output = forward(model, inputs, forward_fn)
             return output if output_transform is None else output_transform(output)
 
         try:
             if inputs is not None:
                 tracer.run(call, inputs)
-                return tracer
+                return tracer, inputs
         except _CALL_ERRORS as error:
             if last:
                 raise GraphError(
@@ -52,7 +56,8 @@ def trace_shortest(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _forward(model: nn.Module, example: Any, forward_fn: Callable[..., Any] | None) -> Any:
+def forward(model: nn.Module, example: Any, forward_fn: Callable[..., Any] | None) -> Any:
+    """Run a model on an example, as torch-pruning does."""
     if forward_fn is not None:
         return forward_fn(model, example)
     if isinstance(example, dict):
