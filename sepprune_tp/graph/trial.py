@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..architectures import sync_attributes
+from ..layers.composite import named_layers
 from .assembly import ChannelSet, Owner, Site
 
 __all__ = ["Trial", "try_sets"]
@@ -52,6 +53,7 @@ class _Bench:
     ) -> None:
         self.model, self.call, self.cut = model, call, cut
         self.inputs, self.expected = inputs, None
+        self.names = {layer: name for name, layer in named_layers(model)}
         self.empty = sum(p.nbytes for p in model.parameters()) > _LARGE
 
     def shapes(self, sets: Sequence[tuple[int, ChannelSet]]) -> Any:
@@ -62,8 +64,11 @@ class _Bench:
         }
         inputs = tree_map(lambda v: copied(v) if isinstance(v, Tensor) else v, self.inputs)
         model = copy.deepcopy(self.model, memo).eval()
+        layers = dict(named_layers(model))
         for site, indices in _indices(sets):
-            self._cut(model, site, memo[id(site.owner)], sorted(indices))
+            owner = site.owner
+            found = layers[self.names[owner]] if owner in self.names else memo[id(owner)]
+            self._cut(model, site, found, sorted(indices))
         sync_attributes(model)
         outputs = self.call(model, inputs)
         return tree_map(lambda v: v.shape if isinstance(v, Tensor) else None, outputs)
