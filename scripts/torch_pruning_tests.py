@@ -50,7 +50,15 @@ def run_file(path: Path, graph: str, timeout: float) -> list[dict[str, Any]]:
         plugin = ROOT / "scripts" / "_torch_pruning_plugin.py"
         command = [sys.executable, str(plugin), str(path)]
         if not program:
-            options = ["-q", "-p", "_torch_pruning_plugin", "-p", "no:cacheprovider", "-c", os.devnull]
+            options = [
+                "-q",
+                "-p",
+                "_torch_pruning_plugin",
+                "-p",
+                "no:cacheprovider",
+                "-c",
+                os.devnull,
+            ]
             command = [sys.executable, "-m", "pytest", str(path), *options]
             command += [f"--rootdir={folder}", f"--junitxml={report}"]
         start = time.perf_counter()

@@ -16,12 +16,15 @@ from ..architectures import adapters_in
 from ..errors import GraphError
 from ..layers import rule_of
 from ..layers.composite import named_layers, parts_of
+from ..layers.custom import custom_rules
+from ..layers.held import HeldBuffer
 from .assembly import ChannelSet, Owner, Site, assemble
 from .cutting import cut_group
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, build_group, parameter_node
 from .running import forward, trace_shortest
 from .scope import Scope, check_scope, modules_in_scope
+from .sharing import Holder
 from .tracer import Tracer
 from .trial import Trial, try_sets
 
@@ -61,6 +64,7 @@ class ChannelGraph(tp.DependencyGraph):
         self._outside: dict[int, str] = {}
         self._parameter_dims: dict[nn.Parameter, int] = {}
         self._through: set[Owner] = set()
+        self.shared: list[list[Holder]] = []
 
     # -- building ---------------------------------------------------------------------------------
 
@@ -105,7 +109,8 @@ class ChannelGraph(tp.DependencyGraph):
         for kind, pruner in (customized_pruners or {}).items():
             self.register_customized_layer(kind, pruner)
         inside = modules_in_scope(self.scope, model)
-        tracer, inputs = trace_shortest(model, example_inputs, forward_fn, output_transform)
+        custom = custom_rules(model, self.CUSTOMIZED_PRUNERS, rule_of)
+        tracer, inputs = trace_shortest(model, example_inputs, forward_fn, output_transform, custom)
         self._finish(model, tracer, inside)
         self._try(inputs, forward_fn)
         return self
@@ -125,6 +130,11 @@ class ChannelGraph(tp.DependencyGraph):
         }
         self.sets = assemble(tracer.sites, tracer.channels, through)
         self._parameter_dims = tracer.parameter_dims
+        self.shared = list(tracer.shared.values())
+        for owner in tracer.sites:
+            if isinstance(owner, HeldBuffer):
+                host = self._module2name[owner.host]
+                self._module2name[owner] = f"{host}.{owner.key}" if host else owner.key
         self.module2node = {owner: self._make_node(owner) for owner in tracer.sites}
         self._through = through
         self._outside = {}
@@ -159,9 +169,18 @@ class ChannelGraph(tp.DependencyGraph):
             name = self.name_of(site.owner)
             if site.side == "out" and site.owner in ignored:
                 return f"'{name}' is to be ignored"
-            if inside is not None and site.owner not in inside and not self._read_only(site):
+            outside = inside is not None and self._host(site.owner) not in inside
+            if outside and not self._read_only(site):
                 return f"it is tied to '{name}', outside the scope"
         return None
+
+    def _host(self, owner: Owner) -> nn.Module:
+        """The module that holds a bare parameter or buffer; a layer is its own."""
+        if isinstance(owner, HeldBuffer):
+            return owner.host
+        if isinstance(owner, nn.Parameter):
+            return self.model.get_submodule(self.name_of(owner).rpartition(".")[0])
+        return owner
 
     def _with_parts(self, owners: Iterable[Owner]) -> set[Owner]:
         """Owners, and the parts of those that have some."""

@@ -36,6 +36,9 @@ class Tracing(Protocol):
     def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
         """A bare parameter met ``labels`` (broadcast to a common shape) element by element."""
 
+    def derived(self, tensor: Tensor, output: Tensor) -> None:
+        """``output`` is a function of a bare parameter, element by element."""
+
     def consumed(self, labels: Tensor) -> bool:
         """Whether a layer closes these channels for the product that they go into."""
 
@@ -77,6 +80,8 @@ def _elementwise(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output
     if labels is not None:
         for out in outputs:
             tracer.store.set(out, labels)
+    elif len(meeting) == 1 and tracer.is_parameter(meeting[0][0]):
+        tracer.derived(meeting[0][0], outputs[0])
 
 
 def _meet(
@@ -121,10 +126,12 @@ def _join(tracer: Tracing, one: Tensor, other: Tensor, shape: torch.Size) -> Ten
 def _same(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
     """Output elements are the first input's, in the same places (clone, to, dropout...)."""
     labels = tracer.store.get(args[0])
-    if labels is not None:
-        for out in _tensors(output):
-            if out.shape == labels.shape:
-                tracer.store.set(out, labels)
+    for out in _tensors(output):
+        if labels is None:
+            if tracer.is_parameter(args[0]) and out is not args[0]:
+                tracer.derived(args[0], out)
+        elif out.shape == labels.shape:
+            tracer.store.set(out, labels)
 
 
 def _copy(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -148,6 +155,46 @@ def _rearrange(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: 
     moved = operation(*tree_map(shadow, args), **tree_map(shadow, kwargs))
     for out, labels in zip(_tensors(output), _tensors(moved), strict=True):
         tracer.store.set(out, labels)
+
+
+def _join_tensors(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Concatenation and stacking; a bare parameter among labelled tensors is cut with them."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    known = [m for m in map(tracer.store.get, args[0]) if m is not None]
+    if not known:
+        return
+    if operation.overloadpacket is aten.cat and constant_along(known[0], dim):
+        row = known[0].narrow(dim, 0, 1)
+    else:
+        row = None if operation.overloadpacket is aten.cat else known[0]
+    moved = []
+    for tensor in args[0]:
+        labels = tracer.store.get(tensor)
+        if labels is None and row is not None and tracer.is_parameter(tensor):
+            labels = row.expand(tensor.shape)
+            tracer.parameter_met(tensor, labels)
+        moved.append(labels if labels is not None else known[0].new_zeros(tensor.shape))
+    tracer.store.set(output, operation(moved, dim))
+
+
+def _put(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """``x[index] = values``: fine along other axes, not along channels."""
+    target, indices, values = args[:3]
+    labels, written = tracer.store.get(target), tracer.store.get(values)
+    if labels is None and written is None:
+        return
+    if labels is None:
+        labels = torch.zeros(target.shape, dtype=torch.int32)
+    if any(not constant_along(labels, d) for d in _indexed_dims(indices)):
+        tracer.protect([labels], "channels are picked by fixed positions")
+    if written is None:
+        written = torch.zeros(values.shape, dtype=torch.int32)
+    before, places = (
+        labels.to(torch.int32).clone(),
+        [None if i is None else i.cpu() for i in indices],
+    )
+    labels = before.index_put(places, written.to(torch.int32))
+    tracer.store.set(output, torch.where(labels != 0, labels, before))
 
 
 def _pad(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -225,10 +272,12 @@ def _reduce(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any
     name = operation.overloadpacket.__name__
     dims = _axes(args, kwargs, labels.dim()) if "dim" in str(operation._schema) else []
     dims = dims or list(range(labels.dim()))
-    for dim in dims:
-        if not constant_along(labels, dim):
-            tracer.protect([labels], f"'{name}' pools over channels outside a known norm")
-            break
+    pooled = [dim for dim in dims if not constant_along(labels, dim)]
+    if pooled and set(varying_dims(labels)) - set(dims):
+        for dim in pooled:  # elements of other tensors, stacked: they meet one by one
+            _tie(tracer.channels, labels, dim)
+    elif pooled:
+        tracer.protect([labels], f"'{name}' pools over channels outside a known norm")
     kept = labels
     for dim in dims:
         kept = kept.amax(dim, keepdim=True)
@@ -347,9 +396,11 @@ _NAMES: dict[Rule, str] = {
     _same: "clone _to_copy contiguous native_dropout bernoulli detach_",
     _copy: "copy_",
     _rearrange: (
-        "cat stack repeat flip roll im2col tril triu pixel_shuffle pixel_unshuffle "
+        "repeat flip roll im2col tril triu pixel_shuffle pixel_unshuffle "
         "repeat_interleave _reshape_copy"
     ),
+    _join_tensors: "cat stack",
+    _put: "index_put index_put_ _index_put_impl_",
     _pad: ("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
     _select_entries: "index index_select gather",
     _fold: "col2im",

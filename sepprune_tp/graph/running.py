@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import GraphError
+from ..layers import LayerRule
 from .tracer import Tracer
 
 __all__ = ["forward", "trace_shortest"]
@@ -28,6 +29,7 @@ def trace_shortest(
     example: Any,
     forward_fn: Callable[[nn.Module, Any], Any] | None,
     output_transform: Callable[[Any], Any] | None,
+    custom: Mapping[nn.Module, LayerRule] | None = None,
 ) -> tuple[Tracer, Any]:
     """Trace on a short piece of a long example if the model takes it: couplings are the same.
 
@@ -35,7 +37,7 @@ def trace_shortest(
         The tracer, and the inputs that were traced.
     """
     for inputs, last in ((_shortened(example), False), (example, True)):
-        tracer = Tracer(model)
+        tracer = Tracer(model, custom)
 
         def call(inputs: Any = inputs) -> Any:
             output = forward(model, inputs, forward_fn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ from torch.utils._pytree import tree_map
 from .._modes import eval_mode
 from ..layers import LayerRule, rule_of
 from ..layers.composite import named_layers, run_by_parts
+from ..layers.held import HeldBuffer
 from .labels import Channels, LabelStore, merge_along, varying_dims
 from .operations import rule_for
+from .sharing import couple, shared_parameters
 
 __all__ = ["Sites", "Tracer"]
 
@@ -52,9 +54,18 @@ class Tracer(TorchDispatchMode):
         meetings: For explanations: label -> names of the places where it was united.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, custom: Mapping[nn.Module, LayerRule] | None = None
+    ) -> None:
+        """Prepare to trace.
+
+        Args:
+            model: The model.
+            custom: Rules of layers of this model that no rule is registered for.
+        """
         super().__init__()
         self.model = model
+        self._custom = custom or {}
         self.store = LabelStore()
         self.channels = Channels()
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
@@ -63,8 +74,11 @@ class Tracer(TorchDispatchMode):
         self._consumed: list[Tensor] = []
         self._stack: list[nn.Module] = []
         self._inside_layer = 0
-        self._owned = {t.untyped_storage()._cdata: (n, t) for n, t in _state(model)}
-        self._shared = _shared_parameters(model)
+        self._owned = {t.untyped_storage()._cdata: (n, t, t) for n, t in _state(model)}
+        self._held: dict[str, HeldBuffer] = {}
+        self._layer_of = _layer_of_tensors(model)
+        self._direct: dict[nn.Module, str] = {}
+        self.shared = shared_parameters(model)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -87,6 +101,8 @@ class Tracer(TorchDispatchMode):
             with self:
                 output = call()
             _each_tensor(output, self._protect_output)
+        couple(self.shared, self.sites, self.channels, lambda m: self._names[m])
+        self._protect_direct()
 
     def _protect_output(self, tensor: Tensor) -> None:
         labels = self.store.get(tensor)
@@ -99,6 +115,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self._inside_layer:
+            self._used_directly((args, kwargs))
             rule = rule_for(func)
             if rule is not None:
                 rule(self, func, args, kwargs, output)
@@ -134,24 +151,56 @@ class Tracer(TorchDispatchMode):
         return tensor.untyped_storage()._cdata in self._owned
 
     def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
-        """Record that a bare parameter is indexed by the channels that it met."""
-        name, owner = self._owned[tensor.untyped_storage()._cdata]
-        full = tensor.reshape((1,) * (labels.dim() - tensor.dim()) + tuple(tensor.shape))
-        axes = [d for d in varying_dims(labels) if full.size(d) > 1]
+        """Record that a bare parameter or buffer is indexed by the channels that it met."""
+        name, owner, whole = self._owned[tensor.untyped_storage()._cdata]
+        offset = labels.dim() - tensor.dim()
+        axes = [d for d in varying_dims(labels) if d >= offset and tensor.size(d - offset) > 1]
         if not axes:
             return
-        along = [d for d in range(owner.dim()) if owner.size(d) == full.size(axes[0])]
-        simple = full.shape[-owner.dim() :] == owner.shape or tensor.numel() == owner.numel()
-        if len(axes) > 1 or len(along) != 1 or not isinstance(owner, nn.Parameter) or not simple:
+        place = tensor.stride(axes[0] - offset), tensor.size(axes[0] - offset)
+        along = [d for d in range(whole.dim()) if (whole.stride(d), whole.size(d)) == place]
+        if len(axes) > 1 or len(along) != 1 or owner in self._layer_of:
             self.protect([labels], f"'{name}' meets it in a way that has no rule")
             return
         merged = merge_along(labels, axes[0], self.channels)
-        known = self.sites.get(owner)
+        found = owner if isinstance(owner, nn.Parameter) else self._holding(name, along[0])
+        known = self.sites.get(found)
         if known is not None and known.outputs is not None:
             self._unite(known.outputs, merged)
+        elif isinstance(found, nn.Parameter):
+            self.sites[found] = Sites(None, None, merged)
+            self.parameter_dims[found] = along[0]
         else:
-            self.sites[owner] = Sites(None, None, merged)
-            self.parameter_dims[owner] = along[0]
+            self.sites[found] = Sites(rule_of(found), None, merged)
+
+    def _holding(self, name: str, dim: int) -> HeldBuffer:
+        path, _, key = name.rpartition(".")
+        held = HeldBuffer(self.model.get_submodule(path), key, dim)
+        return self._held.setdefault(f"{name} {dim}", held)
+
+    def derived(self, tensor: Tensor, output: Tensor) -> None:
+        """Record that ``output`` is a function of a bare parameter, element by element."""
+        name, owner, whole = self._owned[tensor.untyped_storage()._cdata]
+        if tensor.shape == whole.shape == output.shape and tensor.stride() == whole.stride():
+            self._owned[output.untyped_storage()._cdata] = (name, owner, output)
+
+    def _used_directly(self, values: Any) -> None:
+        """Protect the layers whose weights an operation outside of them reads."""
+        entering: list[Tensor] = []
+        _each_tensor(values, lambda t: entering.append(t))
+        for tensor in entering:
+            entry = self._owned.get(tensor.untyped_storage()._cdata)
+            layer = self._layer_of.get(entry[1]) if entry is not None else None
+            if layer is not None:
+                why = f"the model uses the weights of layer '{self._names[layer]}' outside of it"
+                self._direct.setdefault(layer, f"{why}, {self._where()}")
+
+    def _protect_direct(self) -> None:
+        for layer, why in self._direct.items():
+            sites = self.sites.get(layer)
+            for labels in () if sites is None else (sites.inputs, sites.outputs):
+                if labels is not None:
+                    self.channels.protect(labels.tolist(), why)
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -159,7 +208,7 @@ class Tracer(TorchDispatchMode):
     def _watching_modules(self) -> Iterator[None]:
         with ExitStack() as stack:
             for module in self._names:
-                rule = rule_of(module)
+                rule = self._custom.get(module) or rule_of(module)
                 before = module.register_forward_pre_hook(self._enter(rule), prepend=True)
                 stack.callback(before.remove)
                 after = module.register_forward_hook(self._leave(rule), with_kwargs=True)
@@ -189,7 +238,7 @@ class Tracer(TorchDispatchMode):
         entering: list[Tensor] = []
         _each_tensor((args, kwargs), lambda t: entering.append(t))
         why = rule.refuses(module)
-        if why is None and module in self._shared:
+        if why is None and not self._shares_by_axis(rule, module):
             why = "its weights are shared with another layer"
         if why is None and not isinstance(result, Tensor):
             why = "it returns something other than a tensor"
@@ -203,6 +252,12 @@ class Tracer(TorchDispatchMode):
         else:
             self._maps(rule, module, labels, axis, result)
         _each_tensor(out, lambda t: self._protect_rest(t, result, module))
+
+    def _shares_by_axis(self, rule: LayerRule, module: nn.Module) -> bool:
+        """Whether the axes of all parameters that a layer shares are known."""
+        sides = rule.sides(module)
+        holders = [holder for found in self.shared.values() for holder in found]
+        return all(holder.name in sides for holder in holders if holder.module is module)
 
     def _refused(self, module: nn.Module, why: str, entering: list[Tensor], out: Any) -> None:
         reason = f"layer '{self._names[module]}' cannot be cut: {why}"
@@ -219,10 +274,16 @@ class Tracer(TorchDispatchMode):
             return
         merged = merge_along(labels, axis, self.channels)
         self._tie_parts(merged, rule.ties(module)[0])
+        read, made = rule.units(module)
+        if read > 1:
+            for unit in merged.view(-1, read):
+                self.channels.unite_all(unit)
+            merged = merged.view(-1, read).amax(1)
         self._record(module, Sites(rule, None, merged))
         if rule.consumes(module):
             self._consumed.append(merged)
-        self.store.set(out, _along(merged, rule.axis(module, out), out))
+        outputs = merged.repeat_interleave(made) if made > 1 else merged
+        self.store.set(out, _along(outputs, rule.axis(module, out), out))
 
     def _maps(
         self, rule: LayerRule, module: nn.Module, labels: Tensor | None, axis: int, out: Tensor
@@ -301,13 +362,11 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
-def _shared_parameters(model: nn.Module) -> set[nn.Module]:
-    """Layers that hold a parameter which another layer holds too."""
-    holders: dict[nn.Parameter, list[nn.Module]] = {}
-    for module in model.modules():
-        rule = rule_of(module)
-        if rule is not None:
-            for parameter in rule.parameters(module):
-                if module not in holders.setdefault(parameter, []):
-                    holders[parameter].append(module)
-    return {m for modules in holders.values() if len(modules) > 1 for m in modules}
+def _layer_of_tensors(model: nn.Module) -> dict[Tensor, nn.Module]:
+    """For each parameter and buffer of a layer with a rule, that layer."""
+    return {
+        tensor: module
+        for module in model.modules()
+        if rule_of(module) is not None
+        for _, tensor in _state(module)
+    }

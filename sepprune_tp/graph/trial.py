@@ -1,10 +1,10 @@
 """Does the model still run once its groups are cut? Tried on a copy before anyone relies on it.
 
-The trace sees what a model does with its tensors, not the numbers in its code: ``x.view(b, 64, -1)``
-runs while there are 64 channels and fails with 63. So a copy is cut, a few channels of every group
-at once and of different groups different numbers, and run. The copy of a large model holds no data
-(its tensors are on the ``meta`` device, where a recurrent layer is slow) unless the model reads
-values, e.g. with ``.item()``.
+The trace sees what a model does with its tensors, not the numbers in its code:
+``x.view(b, 64, -1)`` runs while there are 64 channels and fails with 63. So a copy is cut, a few
+channels of every group at once and of different groups different numbers, and run. The copy of a
+large model holds no data (its tensors are on the ``meta`` device, where a recurrent layer is slow)
+unless the model reads values, e.g. with ``.item()``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from ..architectures import sync_attributes
 from ..layers.composite import named_layers
+from ..layers.held import HeldBuffer
 from .assembly import ChannelSet, Owner, Site
 
 __all__ = ["Trial", "try_sets"]
@@ -67,7 +68,10 @@ class _Bench:
         layers = dict(named_layers(model))
         for site, indices in _indices(sets):
             owner = site.owner
-            found = layers[self.names[owner]] if owner in self.names else memo[id(owner)]
+            if isinstance(owner, HeldBuffer):
+                found: Owner = owner.of(layers[self.names[owner.host]])
+            else:
+                found = layers[self.names[owner]] if owner in self.names else memo[id(owner)]
             self._cut(model, site, found, sorted(indices))
         sync_attributes(model)
         outputs = self.call(model, inputs)

@@ -24,7 +24,9 @@ from .attention_parts import (
 )
 from .base import LayerRule
 from .composite import parts_of, register_composite
-from .conv import ConvRule, DepthwiseConvRule
+from .conv import ConvRule, DepthwiseConvRule, GroupUnitConvRule
+from .embedding import EmbeddingRule
+from .held import HeldBuffer, HeldBufferRule
 from .linear import LinearRule
 from .norm import BatchNormRule, GroupNormRule, InstanceNormRule, LayerNormRule, PReLURule
 from .recurrent import RecurrentRule
@@ -33,6 +35,7 @@ __all__ = ["LayerRule", "list_rules", "register_rule", "rule_of"]
 
 _RULES: dict[type[nn.Module], LayerRule] = {}
 _DEPTHWISE = DepthwiseConvRule()
+_GROUP_UNITS = GroupUnitConvRule()
 _PLUGINS = {
     "asteroid": "sepprune_tp.architectures.asteroid_layers",
     "asteroid_filterbanks": "sepprune_tp.architectures.asteroid_layers",
@@ -83,11 +86,10 @@ def rule_of(module: nn.Module) -> LayerRule | None:
 
 def _refine(rule: LayerRule, module: Any) -> LayerRule | None:
     """Choose by configuration where one class has several behaviours."""
-    if (
-        isinstance(rule, ConvRule)
-        and 1 < module.groups == module.in_channels == module.out_channels
-    ):
-        return _DEPTHWISE
+    if isinstance(rule, ConvRule) and module.groups > 1:
+        one_in, one_out = (n == module.groups for n in (module.in_channels, module.out_channels))
+        if one_in or one_out:
+            return _DEPTHWISE if one_in and one_out else _GROUP_UNITS
     if isinstance(rule, OpaqueAttentionRule) and parts_of(module):
         return None  # its parts have rules
     if isinstance(rule, PReLURule) and module.num_parameters == 1:
@@ -105,12 +107,14 @@ register_rule(
     nn.ConvTranspose3d,
 )
 register_rule(LinearRule(), nn.Linear)
+register_rule(EmbeddingRule(), nn.Embedding)
 register_rule(RecurrentRule(), nn.LSTM, nn.GRU, nn.RNN)
 register_rule(BatchNormRule(), nn.modules.batchnorm._BatchNorm)
 register_rule(InstanceNormRule(), nn.modules.instancenorm._InstanceNorm)
 register_rule(GroupNormRule(), nn.GroupNorm)
 register_rule(LayerNormRule(), nn.LayerNorm)
 register_rule(PReLURule(), nn.PReLU)
+register_rule(HeldBufferRule(), HeldBuffer)
 register_rule(OpaqueAttentionRule(), nn.MultiheadAttention)
 register_rule(ProjectionRule(), Projection)
 register_rule(ProductRule(), Product)

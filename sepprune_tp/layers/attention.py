@@ -8,6 +8,7 @@ widths of its own, and the scale of the dense module.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ __all__ = ["ROLES", "PrunedAttention", "attend", "packed", "separate", "trains"]
 ROLES = ("query", "key", "value")
 
 
+def _follows(size: Callable[[Any], Any]) -> Any:
+    """A size that follows the weights; ``tp.load_state_dict`` may set it, which changes nothing."""
+    return property(size, lambda self, value: None)
+
+
 class PrunedAttention(nn.MultiheadAttention):
     """Multi-head attention whose query/key and value widths are not those of its input.
 
@@ -32,10 +38,10 @@ class PrunedAttention(nn.MultiheadAttention):
 
     scale_dim: int
 
-    embed_dim = property(lambda self: self.out_proj.out_features)
-    kdim = property(lambda self: self.k_proj_weight.shape[1])
-    vdim = property(lambda self: self.v_proj_weight.shape[1])
-    head_dim = property(lambda self: self.q_proj_weight.shape[0] // self.num_heads)
+    embed_dim = _follows(lambda self: self.out_proj.out_features)
+    kdim = _follows(lambda self: self.k_proj_weight.shape[1])
+    vdim = _follows(lambda self: self.v_proj_weight.shape[1])
+    head_dim = _follows(lambda self: self.q_proj_weight.shape[0] // self.num_heads)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Attend; arguments and results are those of ``nn.MultiheadAttention``."""

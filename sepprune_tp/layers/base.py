@@ -11,10 +11,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
-__all__ = ["Count", "GatedCall", "LayerRule", "masked", "swapped_parameters"]
+__all__ = ["Count", "GatedCall", "LayerRule", "Side", "masked", "swapped_parameters"]
 
 Count = TypeVar("Count", int, Tensor)
 """A number of channels: an exact ``int``, or a differentiable 0-d tensor."""
+
+Side = Literal["in", "out"] | None
+"""Whose channels lie along an axis of a parameter: the layer's inputs, its outputs, nobody's."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,14 @@ class LayerRule(ABC):
     def ties(self, module: nn.Module) -> tuple[int, int]:
         """How many equal parts of the input and output channels must shrink alike (1: free)."""
         return 1, 1
+
+    def units(self, module: nn.Module) -> tuple[int, int]:
+        """For a layer that keeps channels apart: neighbouring inputs and outputs of one channel."""
+        return 1, 1
+
+    def sides(self, module: nn.Module) -> dict[str, tuple[Side, ...]]:
+        """For each parameter that another layer may share, whose channels lie along each axis."""
+        return {}
 
     # -- gates ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_pruning import ops
 from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
-from .base import Count, GatedCall, LayerRule, masked
+from .base import Count, GatedCall, LayerRule, Side, masked
 from .reading import read_linear
 
 __all__ = ["LinearRule"]
@@ -24,6 +24,9 @@ class LinearRule(LayerRule):
 
     def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 1
+
+    def sides(self, module: Any) -> dict[str, tuple[Side, ...]]:
+        return {"weight": ("out", "in"), "bias": ("out",)}
 
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         weight: Tensor = module.weight

@@ -6,13 +6,19 @@ channels, where a closed channel must not count.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch_pruning import ops
-from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
+from torch_pruning.pruner.function import (
+    BasePruningFunc,
+    GroupNormPruner,
+    InstanceNormPruner,
+    PrunerBox,
+)
 
-from .base import Count, GatedCall, LayerRule
+from .base import Count, GatedCall, LayerRule, Side
 from .pooling import pooled_frame_norm, pooled_group_norm
 
 __all__ = ["BatchNormRule", "GroupNormRule", "InstanceNormRule", "LayerNormRule", "PReLURule"]
@@ -31,6 +37,9 @@ class ChannelwiseRule(LayerRule):
     def axis(self, module: Any, tensor: Tensor) -> int:
         return 1
 
+    def sides(self, module: Any) -> dict[str, tuple[Side, ...]]:
+        return {name: ("out",) for name, _ in module.named_parameters()}
+
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         return n_out * sum(1 for _ in module.parameters())
 
@@ -41,15 +50,29 @@ class BatchNormRule(ChannelwiseRule):
     optype = ops.OPTYPE.BN
 
 
+class TrackingInstanceNormPruner(InstanceNormPruner):
+    """Cuts an instance norm with its running statistics, which torch-pruning leaves."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        """Remove channels ``idxs``."""
+        keep = sorted(set(range(layer.num_features)) - set(idxs))
+        for name in ("running_mean", "running_var"):
+            statistic = getattr(layer, name)
+            if statistic is not None:
+                setattr(layer, name, statistic[keep])
+        return super().prune_out_channels(layer, idxs)
+
+    prune_in_channels = prune_out_channels
+
+
 class InstanceNormRule(ChannelwiseRule):
     """``nn.InstanceNorm1d/2d/3d``."""
 
     optype = ops.OPTYPE.IN
+    _pruner = TrackingInstanceNormPruner()
 
-    def refuses(self, module: Any) -> str | None:
-        if module.track_running_stats:
-            return "an instance norm with running statistics, which torch-pruning does not cut"
-        return None
+    def pruner(self, module: Any) -> BasePruningFunc:
+        return self._pruner
 
 
 class PReLURule(ChannelwiseRule):
@@ -64,21 +87,44 @@ class PReLURule(ChannelwiseRule):
     n_out = n_in
 
 
+class SingleGroupNormPruner(GroupNormPruner):
+    """Cuts a group norm with one channel a group: a group goes with its channel."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        """Remove channels ``idxs``."""
+        layer = super().prune_out_channels(layer, list(idxs))
+        layer.num_groups = layer.num_channels
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_in_channel_groups(self, layer: Any) -> int:
+        """1: channels are free."""
+        return 1
+
+    get_out_channel_groups = get_in_channel_groups
+
+
+def _one_each(module: Any) -> bool:
+    """Whether every group of a group norm is one channel, of several."""
+    return bool(1 < module.num_groups == module.num_channels)
+
+
 class GroupNormRule(ChannelwiseRule):
     """``nn.GroupNorm``: its groups must keep equal sizes."""
 
     optype = ops.OPTYPE.GN
+    _single = SingleGroupNormPruner()
 
     def pools_channels(self, module: Any) -> bool:
         return bool(module.num_groups < module.num_channels)
 
-    def refuses(self, module: Any) -> str | None:
-        if 1 < module.num_groups == module.num_channels:
-            return "a group norm with one channel a group: removing one would regroup the others"
-        return None
+    def pruner(self, module: Any) -> BasePruningFunc:
+        return self._single if _one_each(module) else PrunerBox[self.optype]
 
     def ties(self, module: Any) -> tuple[int, int]:
-        return int(module.num_groups), int(module.num_groups)
+        parts = 1 if _one_each(module) else int(module.num_groups)
+        return parts, parts
 
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         if call.mask_in is None:

@@ -1,0 +1,95 @@
+"""Weights that several layers share, or that a model also uses directly.
+
+Layers that share a weight lose the same channels of it: those of each axis are united, whatever
+side of each layer they are. Each layer's own pruning function then cuts its copy, and
+:func:`tie_again` makes them one tensor again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ..layers import LayerRule, rule_of
+from .labels import Channels
+
+if TYPE_CHECKING:
+    from .tracer import Sites
+
+__all__ = ["Holder", "couple", "shared_parameters", "tie_again"]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A layer that holds a parameter under a name."""
+
+    module: nn.Module
+    rule: LayerRule
+    name: str
+
+
+def shared_parameters(model: nn.Module) -> dict[nn.Parameter, list[Holder]]:
+    """Parameters that several layers with rules hold, with those layers."""
+    holders: dict[nn.Parameter, list[Holder]] = {}
+    for module in model.modules():
+        rule = rule_of(module)
+        if rule is not None:
+            for name, parameter in module.named_parameters():
+                if parameter is not None:
+                    holders.setdefault(parameter, []).append(Holder(module, rule, name))
+    return {p: found for p, found in holders.items() if len({h.module for h in found}) > 1}
+
+
+def couple(
+    shared: Mapping[nn.Parameter, list[Holder]],
+    sites: Mapping[nn.Module | nn.Parameter, Sites],
+    channels: Channels,
+    name_of: Callable[[nn.Module], str],
+) -> None:
+    """Unite the channels along each axis of shared parameters.
+
+    Args:
+        shared: What :func:`shared_parameters` found.
+        sites: Labels of each layer.
+        channels: Where unions are recorded.
+        name_of: Names of layers, for reasons.
+    """
+    for parameter, holders in shared.items():
+        for axis in range(parameter.dim()):
+            labels = [(_along(holder, axis, sites), holder) for holder in holders]
+            known = [found for found, _ in labels if found is not None]
+            for other in known[1:]:
+                for one, two in zip(known[0].tolist(), other.tolist(), strict=True):
+                    channels.unite(one, two)
+            fixed = [name_of(holder.module) for found, holder in labels if found is None]
+            if known and fixed:
+                reason = f"its weight is shared with '{fixed[0]}', which uses all of this axis"
+                channels.protect(known[0].tolist(), reason)
+
+
+def _along(
+    holder: Holder, axis: int, sites: Mapping[nn.Module | nn.Parameter, Sites]
+) -> Tensor | None:
+    """Labels along an axis of a holder's parameter, or None if they may not go."""
+    found = sites.get(holder.module)
+    if found is None:
+        return None
+    side = holder.rule.sides(holder.module)[holder.name][axis]
+    if side is None:
+        return None
+    return found.inputs if side == "in" else found.outputs
+
+
+def tie_again(shared: list[list[Holder]]) -> None:
+    """Make parameters that were one before a cut one again."""
+    for first, *others in shared:
+        parameter = first.module.get_parameter(first.name)
+        for holder in others:
+            path, _, leaf = holder.name.rpartition(".")
+            held = holder.module.get_submodule(path)
+            present = held._parameters[leaf]
+            assert present is not None and present.shape == parameter.shape, "cut alike"
+            held._parameters[leaf] = parameter
