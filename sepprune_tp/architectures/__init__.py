@@ -18,6 +18,7 @@ __all__ = ["Adapter", "adapters_in", "register_adapter", "separator_of", "sync_a
 _PLUGINS = {
     "asteroid": "sepprune_tp.architectures.asteroid",
     "torch": "sepprune_tp.architectures.torch_layers",
+    "torchvision": "sepprune_tp.architectures.torchvision",
 }
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
 _SEPARATORS = ("masker", "separator", "separation", "mask_net", "mask_generator", "sm")

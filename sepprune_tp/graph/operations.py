@@ -57,6 +57,10 @@ def rule_for(operation: Any) -> Rule | None:
         return _RULES[packet]
     if torch.Tag.pointwise in operation.tags:
         return _elementwise
+    functional = getattr(aten, packet.__name__.removesuffix("_"), packet)
+    if functional is not packet:  # some in-place forms lack the tag, such as hardswish_
+        overload = getattr(functional, operation._overloadname, None)
+        return None if overload is None else rule_for(overload)
     return None
 
 
@@ -392,7 +396,10 @@ def _keep_view(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: 
 
 
 _NAMES: dict[Rule, str] = {
-    _elementwise: "_prelu_kernel prelu masked_fill masked_fill_ rsub where log_sigmoid_forward",
+    _elementwise: (
+        "_prelu_kernel prelu masked_fill masked_fill_ rsub where log_sigmoid_forward hardswish "
+        "rrelu_with_noise complex polar"
+    ),
     _same: "clone _to_copy contiguous native_dropout bernoulli detach_",
     _copy: "copy_",
     _rearrange: (
@@ -423,7 +430,7 @@ _NAMES: dict[Rule, str] = {
     _unbind: "unbind",
     _keep_view: (
         "permute transpose t expand unsqueeze squeeze alias detach unfold diagonal real imag "
-        "view_as_real view_as_complex as_strided lift_fresh _conj movedim swapaxes "
+        "view_as_real view_as_complex as_strided as_strided_ lift_fresh _conj movedim swapaxes "
         "_reshape_alias"
     ),
     _no_labels: (

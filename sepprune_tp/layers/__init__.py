@@ -39,6 +39,7 @@ _GROUP_UNITS = GroupUnitConvRule()
 _PLUGINS = {
     "asteroid": "sepprune_tp.architectures.asteroid_layers",
     "asteroid_filterbanks": "sepprune_tp.architectures.asteroid_layers",
+    "torchvision": "sepprune_tp.architectures.torchvision",
 }
 
 
