@@ -78,6 +78,8 @@ EXTRAS = {
         "ruff==0.17.5",
         # Types; pinned for the same reason.
         "mypy==2.4.1",
+        # Image models that the graph is tried on; 0.26 to 0.29 go with torch 2.11 to 2.14.
+        "torchvision>=0.26,<0.30",
         # A second opinion on MACs of the layers that it counts right.
         "thop>=0.1.1.post2209072238",
     ],

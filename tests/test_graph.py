@@ -328,10 +328,6 @@ PROTECTED: dict[str, tuple[Net, str]] = {
         Net(lambda n, x: n.make(x).mean(1, keepdim=True), read=1),
         "'mean' pools over channels outside a known norm",
     ),
-    "stacked": (
-        Net(lambda n, x: torch.stack([n.make(x), n.other(x)]).sum(0)),
-        "'sum' pools over channels",
-    ),
     "whole mean": (Net(lambda n, x: n.make(x) - n.make(x).mean()), "'mean' pools over channels"),
     "outer product": (
         Net(lambda n, x: (n.make(x)[:, :, None] * n.other(x)[:, None]).flatten(1, 2), read=64),
@@ -354,10 +350,6 @@ PROTECTED: dict[str, tuple[Net, str]] = {
     "own forward": (
         Net(lambda n, x: n.odd(n.make(x)), odd=nn.LayerNorm((8, TIME))),
         "layer 'odd' cannot be cut: a layer norm over several axes at once",
-    ),
-    "transposed groups": (
-        Net(lambda n, x: n.up(n.make(x)), up=nn.ConvTranspose1d(8, 8, 2, groups=2)),
-        "layer 'up' cannot be cut: a transposed convolution with 2 groups",
     ),
 }
 
@@ -383,9 +375,27 @@ def test_softmax_over_channels_keeps_them_together() -> None:
     assert "coupled into one" in graph.protected["make"]
 
 
-def test_weights_that_two_layers_share_stay() -> None:
+def test_weights_that_two_layers_share_stay_one() -> None:
     net = Net(lambda n, x: n.two(n.one(n.make(x))), one=nn.Conv1d(8, 8, 1), two=nn.Conv1d(8, 8, 1))
     net.two.weight = net.one.weight
+    assert sizes(graph_of(net)) == {"make": 8}
+    found = coupled(graph_of(net), "make", 3)
+    assert found == {(n, s): [3] for n in ("one", "two") for s in ("in", "out")} | {
+        ("make", "out"): [3],
+        ("read", "in"): [3],
+    }
+    pruned = halve(net)
+    assert pruned.two.weight is pruned.one.weight and pruned.one.weight.shape == (7, 7, 1)
+
+
+def test_weights_shared_with_a_recurrent_layer_stay() -> None:
+    net = Net(
+        lambda n, x: n.one(n.rnn(n.make(x).transpose(1, 2))[0]).transpose(1, 2),
+        rnn=nn.GRU(8, 8, batch_first=True),
+        one=nn.Linear(8, 24),
+        read=24,
+    )
+    net.one.weight = net.rnn.weight_ih_l0
     graph = graph_of(net)
     assert sizes(graph) == {}
     assert "its weights are shared with another layer" in graph.protected["make"]

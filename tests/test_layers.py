@@ -63,6 +63,8 @@ LAYERS: dict[str, Callable[[], Made]] = {
     "conv3d": conv(nn.Conv3d, 3),
     "transposed-1d": conv(nn.ConvTranspose1d, 1, stride=2),
     "transposed-2d": conv(nn.ConvTranspose2d, 2, bias=False),
+    "transposed-1d-grouped": conv(nn.ConvTranspose1d, 1, groups=3, stride=2),
+    "transposed-2d-grouped": conv(nn.ConvTranspose2d, 2, groups=2, bias=False),
     "depthwise-1d": depthwise(nn.Conv1d, 1, padding=1),
     "depthwise-2d": depthwise(nn.Conv2d, 2, bias=False),
     "depthwise-transposed": depthwise(nn.ConvTranspose1d, 1, stride=2),
@@ -81,6 +83,8 @@ LAYERS: dict[str, Callable[[], Made]] = {
     "instance-norm": norm(nn.InstanceNorm1d, 6, affine=True),
     "group-norm-1": norm(nn.GroupNorm, 1, 6),
     "group-norm-3": norm(nn.GroupNorm, 3, 6, axes=2),
+    "instance-norm-tracking": norm(nn.InstanceNorm1d, 6, track_running_stats=True),
+    "group-norm-6": norm(nn.GroupNorm, 6, 6, axes=2),
     "group-norm-plain": norm(nn.GroupNorm, 2, 6, affine=False),
     "layer-norm": lambda: (nn.LayerNorm(6), (BATCH, TIME, 6)),
     "layer-norm-plain": lambda: (nn.LayerNorm(6, elementwise_affine=False), (BATCH, TIME, 6)),
@@ -457,11 +461,9 @@ def test_registering_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (nn.Conv1d(4, 8, 3, groups=4), "one channel a group on one side only"),
-        (nn.ConvTranspose1d(6, 12, 3, groups=3), "a transposed convolution with 3 groups"),
-        (nn.GroupNorm(4, 4), "one channel a group"),
         (nn.LayerNorm((3, 4)), "over several axes at once, (3, 4)"),
-        (nn.InstanceNorm1d(4, track_running_stats=True), "running statistics"),
+        (nn.Embedding(4, 3, max_norm=1.0), "an embedding with max_norm=1.0"),
+        (nn.LSTM(4, 3, proj_size=2), "an LSTM with proj_size=2"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "why",
 )

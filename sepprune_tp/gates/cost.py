@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
+from ..layers.base import Count, Side
 from ..layers.composite import hosts_in
 from ..profile import part_of, profile
 
@@ -54,6 +56,31 @@ class _Layer:
     n_in: int
     n_out: int
     in_separator: bool
+    repeated: tuple[tuple[int, tuple[Side, ...]], ...] = ()
+
+    def params(self, n_in: Count, n_out: Count) -> Count:
+        """Parameters that no earlier layer holds."""
+        total = self.rule.params(self.module, n_in, n_out)
+        for size, sides in self.repeated:
+            held = n_out * 0 + size
+            for side in sides:
+                held = held * (n_in if side == "in" else n_out if side == "out" else 1)
+            total = total - held
+        return total
+
+
+def _repeated(
+    module: nn.Module, rule: LayerRule, seen: set[nn.Parameter]
+) -> tuple[tuple[int, tuple[Side, ...]], ...]:
+    """Parameters that an earlier layer holds: size of the axes without channels, and all axes."""
+    found = []
+    sides = rule.sides(module)
+    for name, parameter in module.named_parameters():
+        if parameter in seen and name in sides:
+            fixed = zip(sides[name], parameter.shape, strict=True)
+            found.append((math.prod(n for side, n in fixed if side is None), sides[name]))
+    seen.update(module.parameters())
+    return tuple(found)
 
 
 class CostModel:
@@ -93,8 +120,10 @@ class CostModel:
         self._matrix = torch.stack(rows) if rows else torch.zeros(0, count + 1)
         self._layers: list[_Layer] = []
         fixed = [0, 0, 0, 0]
+        seen: set[nn.Parameter] = set()
         for entry in measured.rows:
             rule = rule_of(entry.module)
+            repeated = () if rule is None else _repeated(entry.module, rule, seen)
             inside = part_of(entry.name) == "separator"
             out = row_of.get((entry.module, "out"))
             into = row_of.get((entry.module, "in"))
@@ -110,7 +139,7 @@ class CostModel:
             unit = rule.macs(entry.module, 1, n_in, n_out)
             positions = entry.macs // unit if unit else 0
             self._layers.append(
-                _Layer(entry.module, rule, positions, into, out, n_in, n_out, inside)
+                _Layer(entry.module, rule, positions, into, out, n_in, n_out, inside, repeated)
             )
         owned = {p for e in measured.rows for p in e.module.parameters()}
         owned |= {p for host in hosts_in(model.modules()) for p in host.parameters()}
@@ -139,7 +168,7 @@ class CostModel:
         for layer in self._layers:
             n_in = layer.n_in if layer.inputs is None else counts[layer.inputs]
             n_out = layer.n_out if layer.outputs is None else counts[layer.outputs]
-            params = layer.rule.params(layer.module, n_in, n_out)
+            params = layer.params(n_in, n_out)
             macs = layer.rule.macs(layer.module, layer.positions, n_in, n_out)
             for index, value in enumerate((params, macs)):
                 totals[index] += value
@@ -175,7 +204,7 @@ class CostModel:
                 n_in = counts[layer.inputs]
             if layer.outputs is not None:
                 n_out = counts[layer.outputs]
-            params = layer.rule.params(layer.module, n_in, n_out)
+            params = layer.params(n_in, n_out)
             macs = layer.rule.macs(layer.module, layer.positions, n_in, n_out)
             for index, value in enumerate((params, macs)):
                 totals[index] = totals[index] + value

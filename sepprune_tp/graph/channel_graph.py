@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch_pruning as tp
@@ -112,7 +111,7 @@ class ChannelGraph(tp.DependencyGraph):
         custom = custom_rules(model, self.CUSTOMIZED_PRUNERS, rule_of)
         tracer, inputs = trace_shortest(model, example_inputs, forward_fn, output_transform, custom)
         self._finish(model, tracer, inside)
-        self._try(inputs, forward_fn)
+        self._try(inputs, tracer.output_shapes, forward_fn, output_transform)
         return self
 
     def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
@@ -145,14 +144,23 @@ class ChannelGraph(tp.DependencyGraph):
         for fn in (self.function_of(s) for c in self.sets for s in c.sites):
             self._register_function(fn)
 
-    def _try(self, inputs: Any, forward_fn: Callable[[nn.Module, Any], Any] | None) -> None:
+    def _try(
+        self,
+        inputs: Any,
+        shapes: Any,
+        forward_fn: Callable[[nn.Module, Any], Any] | None,
+        output_transform: Callable[[Any], Any] | None,
+    ) -> None:
         """Cut and run a copy; protect the sets that it does not run without."""
         self.tried = Trial(skipped="it was not asked for")
         if self.trial:
             chosen = {id(channel_set) for channel_set in self._prunable()}
             sets = [(n, c) for n, c in enumerate(self.sets) if id(c) in chosen]
-            call = partial(forward, forward_fn=forward_fn)
-            self.tried = try_sets(self.model, call, inputs, sets, self._cut_copy)
+
+            def call(model: nn.Module, example: Any) -> Any:
+                return forward(model, example, forward_fn, output_transform)
+
+            self.tried = try_sets(self.model, call, inputs, shapes, sets, self._cut_copy)
         for number, reason in self.tried.refused.items():
             self.sets[number].reason = reason
 

@@ -14,10 +14,20 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from .labels import Channels, LabelStore, constant_along, unite_pairs, varying_dims
 from .products import attention, matmul
+from .rearranging import (
+    fold,
+    join_tensors,
+    pad,
+    put,
+    rearrange,
+    same,
+    select_entries,
+    tensors_in,
+    write,
+)
 
 __all__ = ["Rule", "Tracing", "rule_for"]
 
@@ -64,20 +74,14 @@ def rule_for(operation: Any) -> Rule | None:
     return None
 
 
-def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    tree_map(lambda v: found.append(v) if isinstance(v, Tensor) else None, values)
-    return found
-
-
 # -- element by element ---------------------------------------------------------------------------
 
 
 def _elementwise(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    outputs = _tensors(output)
+    outputs = tensors_in(output)
     if not outputs:
         return
-    meeting = [(t, tracer.store.get(t)) for t in _tensors((args, kwargs))]
+    meeting = [(t, tracer.store.get(t)) for t in tensors_in((args, kwargs))]
     if operation.overloadpacket in (aten._prelu_kernel,):
         meeting = meeting[:1] + [(t, label) for t, label in meeting[1:] if t.numel() > 1]
     labels = _meet(tracer, [(t, m) for t, m in meeting], outputs[0].shape)
@@ -124,119 +128,6 @@ def _join(tracer: Tracing, one: Tensor, other: Tensor, shape: torch.Size) -> Ten
     return torch.where(one != 0, one, other).expand(shape)
 
 
-# -- copies that rearrange ------------------------------------------------------------------------
-
-
-def _same(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """Output elements are the first input's, in the same places (clone, to, dropout...)."""
-    labels = tracer.store.get(args[0])
-    for out in _tensors(output):
-        if labels is None:
-            if tracer.is_parameter(args[0]) and out is not args[0]:
-                tracer.derived(args[0], out)
-        elif out.shape == labels.shape:
-            tracer.store.set(out, labels)
-
-
-def _copy(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    labels = tracer.store.get(args[1])
-    tracer.store.set(args[0], 0 if labels is None else labels.expand(args[0].shape))
-
-
-def _rearrange(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """Apply the operation to the labels as it was applied to the data."""
-    if all(tracer.store.get(t) is None for t in _tensors((args, kwargs))):
-        return
-
-    def shadow(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.dtype in (torch.int64, torch.int32, torch.bool) and not value.is_floating_point():
-            return value.cpu()  # an index
-        labels = tracer.store.get(value)
-        return torch.zeros(value.shape, dtype=torch.float64) if labels is None else labels.double()
-
-    moved = operation(*tree_map(shadow, args), **tree_map(shadow, kwargs))
-    for out, labels in zip(_tensors(output), _tensors(moved), strict=True):
-        tracer.store.set(out, labels)
-
-
-def _join_tensors(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """Concatenation and stacking; a bare parameter among labelled tensors is cut with them."""
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    known = [m for m in map(tracer.store.get, args[0]) if m is not None]
-    if not known:
-        return
-    if operation.overloadpacket is aten.cat and constant_along(known[0], dim):
-        row = known[0].narrow(dim, 0, 1)
-    else:
-        row = None if operation.overloadpacket is aten.cat else known[0]
-    moved = []
-    for tensor in args[0]:
-        labels = tracer.store.get(tensor)
-        if labels is None and row is not None and tracer.is_parameter(tensor):
-            labels = row.expand(tensor.shape)
-            tracer.parameter_met(tensor, labels)
-        moved.append(labels if labels is not None else known[0].new_zeros(tensor.shape))
-    tracer.store.set(output, operation(moved, dim))
-
-
-def _put(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """``x[index] = values``: fine along other axes, not along channels."""
-    target, indices, values = args[:3]
-    labels, written = tracer.store.get(target), tracer.store.get(values)
-    if labels is None and written is None:
-        return
-    if labels is None:
-        labels = torch.zeros(target.shape, dtype=torch.int32)
-    if any(not constant_along(labels, d) for d in _indexed_dims(indices)):
-        tracer.protect([labels], "channels are picked by fixed positions")
-    if written is None:
-        written = torch.zeros(values.shape, dtype=torch.int32)
-    before, places = (
-        labels.to(torch.int32).clone(),
-        [None if i is None else i.cpu() for i in indices],
-    )
-    labels = before.index_put(places, written.to(torch.int32))
-    tracer.store.set(output, torch.where(labels != 0, labels, before))
-
-
-def _pad(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """Padding belongs to no channel unless it lies on an axis where the channel is one."""
-    _rearrange(tracer, operation, (args[0], args[1]), {}, output)
-
-
-def _select_entries(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """Indexing with fixed positions: fine along other axes, not along channels."""
-    labels = tracer.store.get(args[0])
-    if labels is None:
-        return
-    packet = operation.overloadpacket
-    dims = [args[1]] if packet in (aten.index_select, aten.gather) else _indexed_dims(args[1])
-    if any(not constant_along(labels, d) for d in dims):
-        tracer.protect([labels], "channels are picked by fixed positions")
-    _rearrange(tracer, operation, args, kwargs, output)
-
-
-def _indexed_dims(indices: Sequence[Tensor | None]) -> list[int]:
-    return [dim for dim, index in enumerate(indices) if index is not None]
-
-
-def _fold(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """Overlap-add: what lands on one element must be one channel."""
-    labels = tracer.store.get(args[0])
-    if labels is None:
-        return
-    data = labels.double()
-    count = operation((data > 0).double(), *args[1:], **kwargs)
-    total = operation(data, *args[1:], **kwargs)
-    squares = operation(data.square(), *args[1:], **kwargs)
-    mean = total / count.clamp(min=1)
-    if not torch.allclose(squares, mean.square() * count, rtol=1e-9, atol=1e-6):
-        tracer.protect([labels], "different channels are added up by an overlap-add")
-    tracer.store.set(output, mean.round())
-
-
 # -- spatial --------------------------------------------------------------------------------------
 
 
@@ -245,7 +136,7 @@ def _spatial(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: An
     labels = tracer.store.get(args[0])
     if labels is None:
         return
-    for out in _tensors(output):
+    for out in tensors_in(output):
         changed = [d for d in range(labels.dim()) if out.size(d) != labels.size(d)]
         trailing = list(range(2, labels.dim())) or changed
         if any(not constant_along(labels, d) for d in trailing):
@@ -285,7 +176,7 @@ def _reduce(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any
     kept = labels
     for dim in dims:
         kept = kept.amax(dim, keepdim=True)
-    for out in _tensors(output):
+    for out in tensors_in(output):
         if out.dim() == labels.dim():
             tracer.store.set(out, kept.expand(out.shape))
         elif out.numel() == kept.numel():
@@ -301,7 +192,7 @@ def _scan(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) 
     for dim in dims:
         if not constant_along(labels, dim):
             _tie(tracer.channels, labels, dim)
-    for out in _tensors(output):
+    for out in tensors_in(output):
         if out.shape == labels.shape:
             tracer.store.set(out, labels)
         else:
@@ -400,17 +291,17 @@ _NAMES: dict[Rule, str] = {
         "_prelu_kernel prelu masked_fill masked_fill_ rsub where log_sigmoid_forward hardswish "
         "rrelu_with_noise complex polar"
     ),
-    _same: "clone _to_copy contiguous native_dropout bernoulli detach_",
-    _copy: "copy_",
-    _rearrange: (
+    same: "clone _to_copy contiguous native_dropout bernoulli detach_",
+    write: "copy_",
+    rearrange: (
         "repeat flip roll im2col tril triu pixel_shuffle pixel_unshuffle "
         "repeat_interleave _reshape_copy"
     ),
-    _join_tensors: "cat stack",
-    _put: "index_put index_put_ _index_put_impl_",
-    _pad: ("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
-    _select_entries: "index index_select gather",
-    _fold: "col2im",
+    join_tensors: "cat stack",
+    put: "index_put index_put_ _index_put_impl_",
+    pad: ("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
+    select_entries: "index index_select gather",
+    fold: "col2im",
     _spatial: (
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
         "_upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "

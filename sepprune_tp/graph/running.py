@@ -40,8 +40,7 @@ def trace_shortest(
         tracer = Tracer(model, custom)
 
         def call(inputs: Any = inputs) -> Any:
-            output = forward(model, inputs, forward_fn)
-            return output if output_transform is None else output_transform(output)
+            return forward(model, inputs, forward_fn, output_transform)
 
         try:
             if inputs is not None:
@@ -58,8 +57,18 @@ def trace_shortest(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def forward(model: nn.Module, example: Any, forward_fn: Callable[..., Any] | None) -> Any:
+def forward(
+    model: nn.Module,
+    example: Any,
+    forward_fn: Callable[..., Any] | None = None,
+    output_transform: Callable[[Any], Any] | None = None,
+) -> Any:
     """Run a model on an example, as torch-pruning does."""
+    output = _outputs(model, example, forward_fn)
+    return output if output_transform is None else output_transform(output)
+
+
+def _outputs(model: nn.Module, example: Any, forward_fn: Callable[..., Any] | None) -> Any:
     if forward_fn is not None:
         return forward_fn(model, example)
     if isinstance(example, dict):

@@ -22,7 +22,7 @@ from .labels import Channels, LabelStore, merge_along, varying_dims
 from .operations import rule_for
 from .sharing import couple, shared_parameters
 
-__all__ = ["Sites", "Tracer"]
+__all__ = ["Sites", "Tracer", "shapes_of"]
 
 _OUR_FILES = str(Path(__file__).resolve().parent.parent)
 _TORCH_FILES = str(Path(torch.__file__).resolve().parent)
@@ -51,7 +51,7 @@ class Tracer(TorchDispatchMode):
         store: Labels of live tensors.
         channels: All channels, united where they met.
         sites: For each layer (or bare parameter) its labels, in order of execution.
-        meetings: For explanations: label -> names of the places where it was united.
+        output_shapes: Shapes of what the model returned.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Tracer(TorchDispatchMode):
         self.parameter_dims: dict[nn.Parameter, int] = {}
         self._names = {module: name for name, module in named_layers(model)}
         self._consumed: list[Tensor] = []
+        self.output_shapes: Any = None
         self._stack: list[nn.Module] = []
         self._inside_layer = 0
         self._owned = {t.untyped_storage()._cdata: (n, t, t) for n, t in _state(model)}
@@ -101,6 +102,7 @@ class Tracer(TorchDispatchMode):
             with self:
                 output = call()
             _each_tensor(output, self._protect_output)
+            self.output_shapes = shapes_of(output)
         couple(self.shared, self.sites, self.channels, lambda m: self._names[m])
         self._protect_direct()
 
@@ -360,6 +362,11 @@ def _each_tensor(values: Any, visit: Callable[[Tensor], object]) -> None:
 
 def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
+
+
+def shapes_of(outputs: Any) -> Any:
+    """The outputs of a model with a shape in place of each tensor."""
+    return tree_map(lambda v: v.shape if isinstance(v, Tensor) else None, outputs)
 
 
 def _layer_of_tensors(model: nn.Module) -> dict[Tensor, nn.Module]:

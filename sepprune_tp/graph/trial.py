@@ -23,6 +23,7 @@ from ..architectures import sync_attributes
 from ..layers.composite import named_layers
 from ..layers.held import HeldBuffer
 from .assembly import ChannelSet, Owner, Site
+from .tracer import shapes_of
 
 __all__ = ["Trial", "try_sets"]
 
@@ -50,10 +51,15 @@ class _Bench:
     """Copies of one model, cut and run."""
 
     def __init__(
-        self, model: nn.Module, call: Callable[[nn.Module, Any], Any], inputs: Any, cut: Cut
+        self,
+        model: nn.Module,
+        call: Callable[[nn.Module, Any], Any],
+        inputs: Any,
+        expected: Any,
+        cut: Cut,
     ) -> None:
         self.model, self.call, self.cut = model, call, cut
-        self.inputs, self.expected = inputs, None
+        self.inputs, self.expected = inputs, expected
         self.names = {layer: name for name, layer in named_layers(model)}
         self.empty = sum(p.nbytes for p in model.parameters()) > _LARGE
 
@@ -68,14 +74,15 @@ class _Bench:
         layers = dict(named_layers(model))
         for site, indices in _indices(sets):
             owner = site.owner
-            if isinstance(owner, HeldBuffer):
-                found: Owner = owner.of(layers[self.names[owner.host]])
+            if isinstance(owner, nn.Parameter):
+                found: Owner = memo[id(owner)]
+            elif isinstance(owner, HeldBuffer):
+                found = owner.of(layers[self.names[owner.host]])
             else:
-                found = layers[self.names[owner]] if owner in self.names else memo[id(owner)]
+                found = layers[self.names[owner]]
             self._cut(model, site, found, sorted(indices))
         sync_attributes(model)
-        outputs = self.call(model, inputs)
-        return tree_map(lambda v: v.shape if isinstance(v, Tensor) else None, outputs)
+        return shapes_of(self.call(model, inputs))
 
     def _cut(self, model: nn.Module, site: Site, owner: Owner, indices: list[int]) -> None:
         made = self.cut(site, owner, indices)
@@ -91,15 +98,14 @@ class _Bench:
             found = self.shapes(sets)
         except Exception as error:  # a model may raise anything
             return _first_line(error)
-        if self.expected is not None and found != self.expected:
-            return "its outputs have other shapes"
-        return None
+        return None if found == self.expected else "its outputs have other shapes"
 
 
 def try_sets(
     model: nn.Module,
     call: Callable[[nn.Module, Any], Any],
     inputs: Any,
+    expected: Any,
     sets: Sequence[tuple[int, ChannelSet]],
     cut: Cut,
 ) -> Trial:
@@ -109,6 +115,7 @@ def try_sets(
         model: The model; it is copied and left as it is.
         call: Runs a model on inputs.
         inputs: The example.
+        expected: Shapes of the model's outputs on it.
         sets: Sets that are to be prunable, with their positions.
         cut: Cuts one side of one layer.
 
@@ -117,7 +124,7 @@ def try_sets(
     """
     if not sets:
         return Trial()
-    bench = _Bench(model, call, inputs, cut)
+    bench = _Bench(model, call, inputs, expected, cut)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
         warnings.simplefilter("ignore")
         if bench.fails(sets) is None:
@@ -126,7 +133,6 @@ def try_sets(
             bench.empty = empty
             why = bench.fails([])
             if why is None:
-                bench.expected = bench.shapes([])
                 refused: dict[int, str] = {}
                 _search(bench, list(sets), [], refused)
                 return Trial(refused)

@@ -39,10 +39,11 @@ class CustomRule(LayerRule):
             sizes = {self.n_in(module), self.n_out(module)}
         except (AttributeError, TypeError, NotImplementedError):  # a pruner that does not count
             return 1
-        return last if tensor.size(1) not in sizes and tensor.size(last) in sizes else 1
+        on_last = tensor.size(1) not in sizes and tensor.size(last) in sizes
+        return last if on_last else 1
 
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
-        return n_out * 0 + sum(p.numel() for p in module.parameters())
+        return n_out * 0 + sum(int(p.numel()) for p in module.parameters())
 
 
 def custom_rules(
@@ -55,7 +56,7 @@ def custom_rules(
         pruners: Pruning functions by layer type or instance.
         known: Returns the rule of a module that has one; such a layer keeps it.
     """
-    found = {}
+    found: dict[nn.Module, LayerRule] = {}
     for module in model.modules():
         pruner = pruners.get(module, pruners.get(type(module)))
         if pruner is not None and known(module) is None:
