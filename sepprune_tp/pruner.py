@@ -145,6 +145,15 @@ def _tied_parts(model: nn.Module, given: Mapping[Any, int] | None) -> dict[Any, 
     return found
 
 
+def _refuse_head_pruning(options: Mapping[str, Any]) -> None:
+    if options.get("prune_num_heads"):
+        raise InputError(
+            "prune_num_heads=True is not possible on the channel graph: the heads of an attention "
+            "are tied, and each loses the same of its dimensions. Leave it out (prune_head_dims "
+            "stays on), or use torch-pruning's own graph."
+        )
+
+
 def install() -> None:
     """Let every torch-pruning pruner that is given :class:`SepPruneImportance` use our graph.
 
@@ -158,6 +167,8 @@ def install() -> None:
     def init(
         self: Any, model: Any, example_inputs: Any, importance: Any, *a: Any, **k: Any
     ) -> None:
+        if isinstance(importance, SepPruneImportance) or is_lent():
+            _refuse_head_pruning(k)
         if not isinstance(importance, SepPruneImportance) or isinstance(self, SepPrunePruner):
             if is_lent():
                 k["out_channel_groups"] = _tied_parts(model, k.get("out_channel_groups"))

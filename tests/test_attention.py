@@ -175,7 +175,7 @@ def test_heads_keep_equal_widths_and_the_scale() -> None:
     assert far(pruned(x), masked) > 1e-4
 
 
-def test_a_product_that_no_gate_reaches_is_protected() -> None:
+def test_a_product_that_no_gate_reaches_has_no_gates() -> None:
     class ByHand(Frames):
         def forward(self, x: Tensor) -> Tensor:
             query, key = self.into(x), self.into2(x)
@@ -186,8 +186,11 @@ def test_a_product_that_no_gate_reaches_is_protected() -> None:
             self.into2, self.value = nn.Linear(4, 12), nn.Linear(4, 12)
 
     graph = ChannelGraph("all").build_dependency(ByHand(), torch.randn(1, 6, 4))
-    assert "no gate can reach" in graph.protected["into"]
-    assert [name for name, _ in graph.named_groups()] == ["value"]
+    ungated = {c.ungated for c in graph.prunable_sets() if graph.name_of(c.root.owner) == "into"}
+    assert ["no gate can reach" in str(why) for why in ungated] == [True]
+    assert [name for name, _ in graph.named_groups()] == ["into", "value"]
+    gates = GateSet(ByHand(), torch.randn(1, 6, 4), scope="all")
+    assert [group.name for group in gates.groups] == ["value"]
 
 
 def test_fused_attention_by_hand_keeps_value_channels() -> None:

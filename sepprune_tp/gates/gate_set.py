@@ -86,7 +86,8 @@ class GateSet:
         self.scope = scope
         self.kind = parametrisation(kind)
         self.graph = ChannelGraph(scope).build_dependency(model, example_inputs)
-        self._sets: list[ChannelSet] = self.graph.prunable_sets()
+        prunable = self.graph.prunable_sets()
+        self._sets: list[ChannelSet] = [c for c in prunable if c.ungated is None]
         if not self._sets:
             raise InputError(
                 f"no channel of {type(model).__name__} can be gated in scope {scope!r}. Reasons: "

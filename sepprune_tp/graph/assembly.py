@@ -52,12 +52,14 @@ class ChannelSet:
         components: In the order of their first channel in the root.
         sites: Every site that holds at least one of the components, root first.
         reason: Why the group may not be pruned, or None.
+        ungated: Why the group may be pruned but have no gates, or None.
     """
 
     root: Site
     components: list[int]
     sites: list[Site]
     reason: str | None = None
+    ungated: str | None = None
 
     @property
     def size(self) -> int:
@@ -146,6 +148,7 @@ def _group(
     for component in members:
         sites.update((id(site), site) for site in holders[component])
     group = ChannelSet(root, members, list(sites.values()))
+    group.ungated = next(filter(None, map(channels.ungated, members)), None)
     group.reason = _why_not(group, ordered, channels)
     return group
 
@@ -160,7 +163,7 @@ def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str |
     if group.size == 1:
         single = group.root.components.numel() == 1
         return "it is a single channel" if single else "all of its channels are coupled into one"
-    if not any(site.consumes for site in group.sites):
+    if group.ungated is None and not any(site.consumes for site in group.sites):
         return "no layer with weights reads its channels"
     for site in group.sites:
         used = {c for c in site.components.tolist() if c}

@@ -28,6 +28,7 @@ class Channels:
     def __init__(self) -> None:
         self._parent: list[int] = [0]
         self._reason: dict[int, str] = {}
+        self._ungated: dict[int, str] = {}
 
     def fresh(self, count: int) -> Tensor:
         """Make ``count`` new labels, shape (count,), int64."""
@@ -58,9 +59,10 @@ class Channels:
             return
         one, other = min(one, other), max(one, other)
         self._parent[other] = one
-        reason = self._reason.pop(other, None)
-        if reason is not None:
-            self._reason.setdefault(one, reason)
+        for reasons in (self._reason, self._ungated):
+            reason = reasons.pop(other, None)
+            if reason is not None:
+                reasons.setdefault(one, reason)
 
     def unite_all(self, labels: Tensor) -> None:
         """Declare that all labels in a tensor are one channel."""
@@ -78,6 +80,16 @@ class Channels:
         for label in labels:
             if label:
                 self._reason.setdefault(self.find(label), reason)
+
+    def leave_ungated(self, labels: list[int], reason: str) -> None:
+        """Let channels be cut but not gated: a gate could not do what their removal does."""
+        for label in labels:
+            if label:
+                self._ungated.setdefault(self.find(label), reason)
+
+    def ungated(self, label: int) -> str | None:
+        """Why a channel may have no gate, or None if it may."""
+        return self._ungated.get(self.find(label))
 
     def reason(self, label: int) -> str | None:
         """Why a channel may not go, or None if it may."""

@@ -43,6 +43,9 @@ class Tracing(Protocol):
     def protect(self, labels: Sequence[Tensor], why: str) -> None:
         """Protect every channel in ``labels``; the place in the code is added to ``why``."""
 
+    def leave_ungated(self, labels: Sequence[Tensor], why: str) -> None:
+        """Let channels be cut but not gated; the place in the code is added to ``why``."""
+
     def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
         """A bare parameter met ``labels`` (broadcast to a common shape) element by element."""
 
@@ -169,7 +172,7 @@ def _reduce(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any
     dims = dims or list(range(labels.dim()))
     pooled = [dim for dim in dims if not constant_along(labels, dim)]
     if pooled and set(varying_dims(labels)) - set(dims):
-        for dim in pooled:  # elements of other tensors, stacked: they meet one by one
+        for dim in pooled:
             _tie(tracer.channels, labels, dim)
     elif pooled:
         tracer.protect([labels], f"'{name}' pools over channels outside a known norm")
@@ -200,6 +203,14 @@ def _scan(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) 
             for dim in dims:
                 kept = kept.amax(dim, keepdim=True)
             tracer.store.set(out, kept.expand(out.shape))
+
+
+def keep_axis(tracer: Tracing, labels: Tensor, dim: int, why: str) -> None:
+    """Positions along an axis are meant by number: channels may lie along another axis only."""
+    if set(varying_dims(labels)) - {dim % labels.dim()}:
+        _tie(tracer.channels, labels, dim)
+    else:
+        tracer.protect([labels], why)
 
 
 def _tie(channels: Channels, labels: Tensor, dim: int) -> None:
@@ -239,7 +250,7 @@ def _slice(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any)
     if operation.overloadpacket is aten.slice and output.size(dim) == size:
         return
     if not constant_along(labels, dim) and size > 1:
-        tracer.protect([labels], "channels are cut out by fixed positions")
+        keep_axis(tracer, labels, dim, "channels are cut out by fixed positions")
 
 
 def _split(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -275,7 +286,7 @@ def _unbind(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any
     labels = tracer.store.get(args[0])
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     if labels is not None and not constant_along(labels, dim):
-        tracer.protect([labels], "channels are taken apart one by one")
+        keep_axis(tracer, labels, dim, "channels are taken apart one by one")
 
 
 def _no_labels(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -43,7 +43,7 @@ def attention(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: A
     for tensor in args[:2]:
         labels = tracer.store.get(tensor)
         if labels is not None and not constant_along(labels, -1):
-            tracer.protect([labels], "a product over channels that no gate can reach")
+            tracer.leave_ungated([labels], "a product over channels that no gate can reach")
     values = tracer.store.get(args[2])
     if values is None:
         return
@@ -71,7 +71,7 @@ def _contract(
             paired = one.amax(-2), other.amax(-1)
             unite_pairs(tracer.channels, *paired, paired[0].shape)
             if not tracer.consumed(paired[0]) and not tracer.consumed(paired[1]):
-                tracer.protect([one, other], "a product over channels that no gate can reach")
+                tracer.leave_ungated([one, other], "a product over channels that no gate can reach")
             return
         loose = ([one] if inner_one else []) + ([other] if inner_other else [])
     elif one is not None:

@@ -144,6 +144,12 @@ class Tracer(TorchDispatchMode):
         for tensor in labels:
             self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
 
+    def leave_ungated(self, labels: Sequence[Tensor], why: str) -> None:
+        """Let channels be cut but not gated, with a reason and the place in the code."""
+        where = self._where()
+        for tensor in labels:
+            self.channels.leave_ungated(torch.unique(tensor).tolist(), f"{why}, {where}")
+
     def consumed(self, labels: Tensor) -> bool:
         """Whether channels just went through a layer that closes them for the product to come."""
         return any(bool(torch.isin(labels, known).all()) for known in self._consumed)
