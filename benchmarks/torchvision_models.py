@@ -33,7 +33,7 @@ from sepprune_tp.pruner import SepPrunePruner
 
 RESULTS = Path(__file__).parent / "results" / "torchvision.json"
 PIXELS = {"inception_v3": 96, "maxvit_t": 224}
-LARGE = 150_000_000
+LARGE = 100_000_000
 """Parameters from which a model is left out unless it is asked for by name."""
 
 
@@ -47,7 +47,8 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     if name.startswith("vit"):
         options["image_size"] = pixels - pixels % (14 if "14" in name else 16)
         pixels = options["image_size"]
-    return models.get_model(name, **options).eval(), torch.randn(2, 3, pixels, pixels)
+    batch = 1 if pixels > 200 else 2
+    return models.get_model(name, **options).eval(), torch.randn(batch, 3, pixels, pixels)
 
 
 def pruned(name: str, ours: bool) -> dict[str, Any]:
@@ -164,14 +165,14 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def chosen(names: list[str]) -> Iterator[str]:
-    """The models that were asked for, else every classification model up to a size."""
+def chosen(names: list[str], store: Records) -> Iterator[str]:
+    """The models that were asked for, else those up to a size that were not measured yet."""
     if names:
         yield from names
         return
     for name in models.list_models(module=models):
         size = models.get_model_weights(name)["DEFAULT"].meta["num_params"]
-        if size <= LARGE:
+        if size <= LARGE and not store.find(model=name):
             yield name
 
 
@@ -180,7 +181,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     store = Records(RESULTS)
-    for name in chosen(sys.argv[1:]):
+    for name in chosen(sys.argv[1:], store):
         record: dict[str, Any] = {"experiment": "torchvision", "criterion": name, "model": name}
         record |= {"theirs": pruned(name, ours=False), "ours": pruned(name, ours=True)}
         try:
