@@ -17,7 +17,7 @@ __all__ = ["Adapter", "adapters_in", "register_adapter", "separator_of", "sync_a
 
 _PLUGINS = {"asteroid": "sepprune_tp.architectures.asteroid"}
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
-_SEPARATORS = ("masker", "separator", "separation", "mask_net", "mask_generator", "sm")
+_SEPARATORS = ("masker", "separator", "separation", "sm", "mask_net", "mask_generator")
 
 
 @dataclass(frozen=True)
