@@ -246,9 +246,7 @@ def _one_separator(rows: list[Row]) -> list[Row]:
     """Where two attributes may be the separator (``sm``, ``mask_net``), keep the likelier one."""
     found = {_attribute(row.name) for row in rows if row.part == "separator"}
     others = [name for name in PART_NAMES if name in found][1:]
-    return [
-        replace(row, part="other") if _attribute(row.name) in others else row for row in rows
-    ]
+    return [replace(row, part="other") if _attribute(row.name) in others else row for row in rows]
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, str, CallCost | None]]]:

@@ -98,7 +98,7 @@ def build(name: str, **overrides: int) -> MaskingModel:
     Example:
         >>> small = build("sudormrf", hidden=16, bottleneck=8, basis=12, blocks=2)
         >>> sum(p.numel() for p in small.parameters())
-        2047
+        3577
     """
     if name not in CONFIGURATIONS:
         raise InputError(f"There is no backbone {name!r}; choose {', '.join(CONFIGURATIONS)}.")

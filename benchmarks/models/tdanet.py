@@ -44,7 +44,10 @@ class DropBranch(nn.Module):
 
 
 class TimeAttention(nn.Module):
-    """Multi-head self-attention over time, normed before and after; (B, C, T) -> (B, C, T)."""
+    """Multi-head self-attention over time, normed before and after; (B, C, T) -> (B, C, T).
+
+    The authors' code norms y + dropout(y), which outside training is the norm of y.
+    """
 
     def __init__(self, channels: int, heads: int, over_batch: bool = False) -> None:
         super().__init__()
@@ -182,6 +185,6 @@ class TDANet(MaskingModel):
         )
 
     def padding(self, samples: int) -> int:
-        """As published: to whole windows, less a hop; a whole window more where that fits."""
-        hop = self.margin // 3
+        """At least one zero, up to whole windows less a hop (so that checkpoints see the same)."""
+        hop = int(self.encoder.stride[0])
         return self.multiple - (samples + hop) % self.multiple
