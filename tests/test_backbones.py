@@ -330,6 +330,19 @@ def test_invariants_hold_within_the_separator(name: str) -> None:
     assert count(untouched) == count(same)
 
 
+def test_as_published_is_pruned_as_exactly() -> None:
+    torch.manual_seed(0)
+    sizes = {"kernel": 8, "bottleneck": 7, "hidden": 6, "depth": 3, "heads": 2, "iterations": 2}
+    model = build("tdanet", as_published=True, **sizes).double().eval()
+    x = mixture(2, TIME, dtype=torch.float64)
+    gates = GateSet(model, x, "all")
+    gates.load_masks(keep_by(gates, "odd"))
+    pruned = pruned_copy(gates, x)
+    with torch.no_grad(), gates:
+        assert far(model(x), pruned(x)) < 1e-10
+    assert far(model(x), pruned(x)) > 1e-2
+
+
 @every_backbone
 def test_same_seed_same_masks(name: str) -> None:
     def search(seed: int) -> GateSet:

@@ -81,5 +81,5 @@ class MaskingModel(nn.Module):
         encoded = self.encoder(signal)
         features = self.sm(self.bottleneck(self.ln(encoded)))
         masks = self.mask_net(features).relu().unflatten(1, (self.sources, -1))
-        estimates = self.decoder((masks * encoded.unsqueeze(1)).flatten(1, 2))
+        estimates: Tensor = self.decoder((masks * encoded.unsqueeze(1)).flatten(1, 2))
         return estimates[..., self.margin : self.margin + samples]
