@@ -21,7 +21,7 @@ _PLUGINS = {
     "torchvision": "sepprune_tp.architectures.torchvision",
 }
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
-_SEPARATORS = ("masker", "separator", "separation", "mask_net", "mask_generator", "sm")
+_SEPARATORS = ("masker", "separator", "separation", "sm", "mask_net", "mask_generator")
 
 
 @dataclass(frozen=True)

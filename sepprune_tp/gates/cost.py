@@ -14,7 +14,7 @@ from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
 from ..layers.base import Count, Side
 from ..layers.composite import hosts_in
-from ..profile import part_of, profile
+from ..profile import profile
 
 __all__ = ["Cost", "CostModel", "ExpectedCost"]
 
@@ -124,7 +124,7 @@ class CostModel:
         for entry in measured.rows:
             rule = rule_of(entry.module)
             repeated = () if rule is None else _repeated(entry.module, rule, seen)
-            inside = part_of(entry.name) == "separator"
+            inside = entry.part == "separator"
             out = row_of.get((entry.module, "out"))
             into = row_of.get((entry.module, "in"))
             if rule is None or (out is None and into is None):
