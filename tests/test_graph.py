@@ -550,15 +550,29 @@ def test_protected_channels_are_refused_with_the_reason() -> None:
         cutter(graph_of(net), net.other, [0])
 
 
-def test_channels_of_several_groups_are_not_cut_by_half() -> None:
-    net = COUPLING["cat"][0]
+def test_channels_of_several_groups_go_together() -> None:
+    net = copy.deepcopy(COUPLING["cat"][0])
     graph = graph_of(net)
     group = graph.get_pruning_group(net.read, tp.prune_conv_in_channels, [9, 12])
     assert group[0].dep.target.module is net.other and group[0].idxs == [1, 4]
-    with pytest.raises(
-        GraphError, match=r"\[1, 12\] of 'read' are of several groups: ask for those"
-    ):
-        graph.get_pruning_group(net.read, tp.prune_conv_in_channels, [1, 12])
+    both = graph.get_pruning_group(net.read, tp.prune_conv_in_channels, [1, 9, 12])
+    assert graph.check_pruning_group(both)
+    expected = net.read.weight[:, [i for i in range(16) if i not in (1, 9, 12)]]
+    both.prune()
+    assert torch.equal(net.read.weight, expected)
+    assert (net.make.out_channels, net.other.out_channels) == (7, 6)
+    assert runs(net).shape == (1, 1, TIME)
+    assert not graph.check_pruning_group(
+        graph.get_pruning_group(net.read, tp.prune_conv_in_channels, list(range(8)))
+    )
+    with pytest.raises(GraphError, match="make a new group"):
+        graph.get_pruning_group(net.read, tp.prune_conv_in_channels, [1, 9]).prune([0])
+
+
+def test_channels_that_no_layer_made_do_not_go() -> None:
+    net = Net(lambda n, x: torch.cat([n.make(x), x], 1), read=9)
+    with pytest.raises(GraphError, match="not all of them"):
+        graph_of(net).get_pruning_group(net.read, tp.prune_conv_in_channels, [1, 8])
 
 
 def test_model_changed_outside_the_graph() -> None:

@@ -258,6 +258,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, int]]] = {
         image(),
         {"make": 6, "up": 4},
     ),
+    "groups that become units": (
+        lambda: Net(
+            lambda n, x: n.read(n.mix(n.make(x)).relu()),
+            make=conv(1, 8),
+            mix=conv(8, 16, groups=4),
+            read=conv(16, 2),
+        ),
+        image(),
+        {"make": 2, "mix": 4},
+    ),
     "norms": (
         lambda: Net(
             norms,

@@ -20,9 +20,9 @@ from ..layers.held import HeldBuffer
 from .assembly import ChannelSet, Owner, Site, assemble
 from .cutting import cut_group
 from .functions import TiedPruner, complete_gradients, passes_filter
-from .group import ChannelGroup, build_group, parameter_node
+from .group import ChannelGroup, GroupUnion, build_group, parameter_node
 from .running import forward, trace_shortest
-from .scope import Scope, check_scope, modules_in_scope
+from .scope import Scope, check_scope, host_of, modules_in_scope
 from .sharing import Holder
 from .tracer import Tracer
 from .trial import Trial, try_sets
@@ -64,6 +64,7 @@ class ChannelGraph(tp.DependencyGraph):
         self._parameter_dims: dict[nn.Parameter, int] = {}
         self._through: set[Owner] = set()
         self.shared: list[list[Holder]] = []
+        self._pruners: dict[nn.Module, BasePruningFunc] = {}
 
     # -- building ---------------------------------------------------------------------------------
 
@@ -129,6 +130,11 @@ class ChannelGraph(tp.DependencyGraph):
         }
         self.sets = assemble(tracer.sites, tracer.channels, through)
         self._parameter_dims = tracer.parameter_dims
+        self._pruners = {  # for good: a cut may give a layer another rule, such as one of groups
+            owner: sites.rule.pruner(owner)
+            for owner, sites in tracer.sites.items()
+            if sites.rule is not None and isinstance(owner, nn.Module)
+        }
         self.shared = list(tracer.shared.values())
         for owner in tracer.sites:
             if isinstance(owner, HeldBuffer):
@@ -177,18 +183,11 @@ class ChannelGraph(tp.DependencyGraph):
             name = self.name_of(site.owner)
             if site.side == "out" and site.owner in ignored:
                 return f"'{name}' is to be ignored"
-            outside = inside is not None and self._host(site.owner) not in inside
+            host = host_of(site.owner, name, self.model)
+            outside = inside is not None and host not in inside
             if outside and not self._read_only(site):
                 return f"it is tied to '{name}', outside the scope"
         return None
-
-    def _host(self, owner: Owner) -> nn.Module:
-        """The module that holds a bare parameter or buffer; a layer is its own."""
-        if isinstance(owner, HeldBuffer):
-            return owner.host
-        if isinstance(owner, nn.Parameter):
-            return self.model.get_submodule(self.name_of(owner).rpartition(".")[0])
-        return owner
 
     def _with_parts(self, owners: Iterable[Owner]) -> set[Owner]:
         """Owners, and the parts of those that have some."""
@@ -229,10 +228,10 @@ class ChannelGraph(tp.DependencyGraph):
         custom = self.CUSTOMIZED_PRUNERS.get(owner, self.CUSTOMIZED_PRUNERS.get(type(owner)))
         if custom is not None:
             return custom
+        if owner in self._pruners:
+            return self._pruners[owner]
         rule = rule_of(owner)
-        if rule is None:
-            return super().get_pruner_of_module(owner)
-        return rule.pruner(owner)
+        return super().get_pruner_of_module(owner) if rule is None else rule.pruner(owner)
 
     def get_pruner_of_module(self, module: Owner) -> Any:
         """The pruning functions of a layer, with the ties that hold in this model."""
@@ -286,7 +285,9 @@ class ChannelGraph(tp.DependencyGraph):
             if channel_set.reason is None and number not in self._outside and channel_set.size > 1:
                 yield channel_set
 
-    def get_pruning_group(self, module: Owner, pruning_fn: Any, idxs: Any) -> ChannelGroup:
+    def get_pruning_group(
+        self, module: Owner, pruning_fn: Any, idxs: Any
+    ) -> ChannelGroup | GroupUnion:
         """The group that removes channels of a layer, with everything coupled to them.
 
         Args:
@@ -304,6 +305,8 @@ class ChannelGraph(tp.DependencyGraph):
             raise GraphError(f"{module} is not in the channel graph: it did not run in the trace")
         idxs = [idxs] if isinstance(idxs, int) else [int(i) for i in idxs]
         side = "out" if self.is_out_channel_pruning_fn(pruning_fn) else "in"
+        parts: list[tuple[ChannelSet, list[int]]] = []
+        missing: set[int] = set()
         for number, channel_set in enumerate(self.sets):
             for site in channel_set.sites:
                 if site.owner is not module or (site.side != side and module not in self._through):
@@ -316,18 +319,20 @@ class ChannelGraph(tp.DependencyGraph):
                         raise GraphError(
                             f"channels {idxs[:8]} of '{self.name_of(module)}' may not go: {why}"
                         )
-                    if len(members) < len(wanted):
-                        raise GraphError(
-                            f"channels {idxs[:8]} of '{self.name_of(module)}' are of several "
-                            "groups: ask for those of one at a time"
-                        )
-                    return build_group(self, channel_set, members)
+                    missing = (missing if parts else wanted) - set(members)
+                    parts.append((channel_set, members))
+                    if not missing:
+                        several = len(parts) > 1
+                        return GroupUnion(self, parts) if several else build_group(self, *parts[0])
         raise GraphError(
             f"'{self.name_of(module)}' has no channels {idxs[:8]} on its {side} side that can go"
+            + (", not all of them" if parts else "")
         )
 
-    def check_pruning_group(self, group: ChannelGroup) -> bool:
+    def check_pruning_group(self, group: ChannelGroup | GroupUnion) -> bool:
         """Whether every layer keeps at least one channel."""
+        if isinstance(group, GroupUnion):
+            return all(len(members) < channel_set.size for channel_set, members in group.parts)
         chosen = {c for item in group for c in self._components(group, item)}
         return len(chosen) < group.channel_set.size
 

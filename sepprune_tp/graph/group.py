@@ -11,12 +11,13 @@ from torch import nn
 from torch_pruning._helpers import GroupItem
 from torch_pruning.dependency import Dependency, Node
 
+from ..errors import GraphError
 from .assembly import ChannelSet, Site
 
 if TYPE_CHECKING:
     from .channel_graph import ChannelGraph
 
-__all__ = ["ChannelGroup", "build_group"]
+__all__ = ["ChannelGroup", "GroupUnion", "build_group"]
 
 
 class ChannelGroup(tp.Group):
@@ -47,6 +48,37 @@ class ChannelGroup(tp.Group):
             self._DG.get_pruning_group(module, function, list(idxs)).prune()
             return
         self._DG.apply(self, record_history)
+
+
+class GroupUnion(tp.Group):
+    """What :meth:`ChannelGraph.get_pruning_group` gives for channels of several groups at once.
+
+    Attributes:
+        parts: Each group's channel set with the components of it that go.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, parts: Sequence[tuple[ChannelSet, Sequence[int]]]
+    ) -> None:
+        super().__init__()
+        self._DG, self.parts = graph, parts
+        for channel_set, members in parts:
+            self._group.extend(build_group(graph, channel_set, members).items)
+
+    def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
+        """Remove the channels, group by group.
+
+        Args:
+            idxs: Must be None: the channels were chosen when the union was made.
+            record_history: Whether the graph remembers this for ``pruning_history``.
+
+        Raises:
+            GraphError: If ``idxs`` is given.
+        """
+        if idxs is not None:
+            raise GraphError("these channels are of several groups: make a new group for others")
+        for channel_set, members in self.parts:  # built again: indices move with each cut
+            build_group(self._DG, channel_set, members).prune(record_history=record_history)
 
 
 def build_group(

@@ -9,8 +9,9 @@ from torch import nn
 from ..architectures import separator_of
 from ..errors import InputError
 from ..layers.composite import named_layers
+from ..layers.held import HeldBuffer
 
-__all__ = ["Scope", "check_scope", "modules_in_scope"]
+__all__ = ["Scope", "check_scope", "host_of", "modules_in_scope"]
 
 Scope = str | Sequence[nn.Module]
 """``"separator"``, ``"all"``, or modules: groups whose channels are all made inside them."""
@@ -43,6 +44,15 @@ def modules_in_scope(scope: Scope, model: nn.Module) -> set[nn.Module] | None:
                 f"{type(model).__name__}; list modules of the model itself"
             )
     return {part for module in scope for part in _inside(module)}
+
+
+def host_of(owner: nn.Module | nn.Parameter, name: str, model: nn.Module) -> nn.Module:
+    """The module of ``model`` that holds a bare parameter or buffer; a layer is its own."""
+    if isinstance(owner, HeldBuffer):
+        return owner.host
+    if isinstance(owner, nn.Parameter):
+        return model.get_submodule(name.rpartition(".")[0])
+    return owner
 
 
 def _inside(module: nn.Module) -> set[nn.Module]:

@@ -27,7 +27,7 @@ from .tracer import shapes_of
 
 __all__ = ["Trial", "try_sets"]
 
-_LARGE = 1 << 29
+_LARGE = 1 << 28
 """Bytes of parameters from which a copy holds no data."""
 
 Cut = Callable[[Site, Owner, list[int]], Any]
