@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch_pruning as tp
 from architectures import randomised
 from laws import far
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sepprune_tp.checkpoint import load_pruned, save_pruned
 from sepprune_tp.gates import GateSet
-from sepprune_tp.graph import ChannelGraph
+from sepprune_tp.graph import ChannelGraph, channel_graph
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.pruner import SepPrunePruner
 
@@ -527,3 +530,35 @@ def make_masker() -> nn.Module:
         gain=nn.Parameter(torch.rand(8, 1)),
         shift=torch.rand(8, 1),
     )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torch_pruning_prunes_it(name: str) -> None:
+    """Magnitude in two steps over all groups, then Taylor, which reads gradients."""
+    for importance in (tp.importance.GroupMagnitudeImportance(), tp.importance.TaylorImportance()):
+        model, example, _ = network(name)
+        before = sum(p.numel() for p in model.parameters())
+        with channel_graph("all"):
+            pruner = tp.pruner.MetaPruner(
+                model,
+                example,
+                importance,
+                global_pruning=True,
+                pruning_ratio=0.5,
+                iterative_steps=2,
+            )
+        for _ in range(2):
+            first(call(model, example)).square().sum().backward()
+            pruner.step()
+        assert first(call(model, example)).isfinite().all()
+        assert sum(p.numel() for p in model.parameters()) < before
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs the extra 'files'")
+    model, example, _ = network(name)
+    pruned = assert_exact(model, example)
+    save_pruned(pruned, tmp_path / "pruned.safetensors")
+    loaded = load_pruned(tmp_path / "pruned.safetensors", model=network(name)[0])
+    assert torch.equal(first(call(loaded, example)), first(call(pruned, example)))
