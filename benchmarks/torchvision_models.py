@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
+import resource
+import subprocess
 import sys
 import time
 import warnings
@@ -35,6 +38,12 @@ RESULTS = Path(__file__).parent / "results" / "torchvision.json"
 PIXELS = {"inception_v3": 96, "maxvit_t": 224}
 LARGE = 100_000_000
 """Parameters from which a model is left out unless it is asked for by name."""
+
+
+MEMORY = 12 << 30
+"""Bytes of address space that pruning one model may take."""
+SECONDS = 120
+"""Seconds that it may take."""
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
@@ -79,6 +88,19 @@ def pruned(name: str, ours: bool) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     left = sum(p.numel() for p in model.parameters()) / before
     return {"outcome": outcome, "seconds": round(seconds, 1), "params": round(left, 3)}
+
+
+def in_process(name: str, who: str) -> dict[str, Any]:
+    """:func:`pruned` in a process of its own, with limits on its memory and time."""
+    command = [sys.executable, __file__, "--one", name, who]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return {"outcome": f"more than {SECONDS} s", "seconds": SECONDS, "params": 1.0}
+    if done.returncode:
+        return {"outcome": f"died with code {done.returncode}", "seconds": 0, "params": 1.0}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def exactness(name: str) -> dict[str, Any]:
@@ -180,10 +202,14 @@ def main() -> None:
     """Measure, and write record and table after every model."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--one"]:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        print(json.dumps(pruned(sys.argv[2], ours=sys.argv[3] == "ours")))
+        return
     store = Records(RESULTS)
     for name in chosen(sys.argv[1:], store):
         record: dict[str, Any] = {"experiment": "torchvision", "criterion": name, "model": name}
-        record |= {"theirs": pruned(name, ours=False), "ours": pruned(name, ours=True)}
+        record |= {who: in_process(name, who) for who in ("theirs", "ours")}
         try:
             record |= exactness(name) | environment()
         except Exception as error:
