@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp._modes import eval_mode
+from sepprune_tp.architectures import part_names
 from sepprune_tp.errors import InputError
 from sepprune_tp.layers import LayerRule, rule_of
 
@@ -27,20 +28,6 @@ CallCost = Callable[[tuple[Any, ...], Any], int]
 
 LISTED = 20  # layers in the printed profile
 PARTS = ("encoder", "separator", "decoder", "other")
-# Names of the top-level attribute that holds each part, in Asteroid and in the authors' models.
-PART_NAMES = {
-    "encoder": "encoder",
-    "decoder": "decoder",
-    "masker": "separator",
-    "masknet": "separator",
-    "mask_net": "separator",
-    "mask_generator": "separator",
-    "separator": "separator",
-    "separation": "separator",
-    "separation_module": "separator",
-    "sm": "separator",
-}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -208,7 +195,7 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
             macs=macs.get(module, 0),
             share=_share(macs.get(module, 0), total_macs),
             params_share=_share(counts[module], total_params),
-            part=part_of(name),
+            part=part_of(name, model),
             counted=module in macs or not _multiplies(module),
             module=module,
         )
@@ -218,12 +205,13 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
     return Profile(type(model).__name__, total_params, total_macs, rows, shapes)
 
 
-def part_of(name: str) -> str:
+def part_of(name: str, model: nn.Module) -> str:
     """Find which part of a separation model a layer belongs to.
 
     Args:
         name: Dotted name of the layer in the model; a wrapper's ``module.`` or ``model.`` in front
             does not matter.
+        model: The model.
 
     Returns:
         ``encoder``, ``separator``, ``decoder`` or ``other``.
@@ -231,7 +219,7 @@ def part_of(name: str) -> str:
     words = name.split(".")
     while len(words) > 1 and words[0] in ("module", "model"):
         words = words[1:]
-    return PART_NAMES.get(words[0], "other")
+    return part_names(model).get(words[0], "other")
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, str, CallCost | None]]]:

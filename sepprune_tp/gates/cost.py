@@ -94,7 +94,7 @@ class CostModel:
         fixed = [0, 0, 0, 0]
         for entry in measured.rows:
             rule = rule_of(entry.module)
-            inside = part_of(entry.name) == "separator"
+            inside = part_of(entry.name, model) == "separator"
             out = row_of.get((entry.module, "out"))
             into = row_of.get((entry.module, "in"))
             if rule is None or (out is None and into is None):

@@ -36,6 +36,9 @@ class Tracing(Protocol):
     def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
         """A bare parameter met ``labels`` (broadcast to a common shape) element by element."""
 
+    def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
+        """A reshape made ``labels``, which change along several axes, of fewer channel axes."""
+
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the model (or a view of one)."""
 
@@ -268,7 +271,7 @@ def _tie(channels: Channels, labels: Tensor, dim: int) -> None:
 
 
 def _reshape(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """A channel axis that is split must stay a rectangle: its outer parts shrink alike."""
+    """A channel axis that is split must stay a rectangle; see ``rectangles``."""
     before = tracer.store.get(args[0])
     if before is None:
         return
@@ -279,8 +282,7 @@ def _reshape(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: An
         return
     vary = varying_dims(after)
     if len(vary) > max(1, len(varying_dims(before))):
-        for dim in vary[:-1]:
-            _tie(tracer.channels, after, dim)
+        tracer.axis_split(after, vary)
 
 
 def _slice(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:

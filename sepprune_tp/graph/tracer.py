@@ -18,6 +18,7 @@ from .._modes import eval_mode
 from ..layers import LayerRule, rule_of
 from .labels import Channels, LabelStore, merge_along, varying_dims
 from .operations import rule_for
+from .rectangles import rectangle
 
 __all__ = ["Sites", "Tracer"]
 
@@ -48,7 +49,7 @@ class Tracer(TorchDispatchMode):
         store: Labels of live tensors.
         channels: All channels, united where they met.
         sites: For each layer (or bare parameter) its labels, in order of execution.
-        meetings: For explanations: label -> names of the places where it was united.
+        rectangles: Labels of each channel axis that a reshape split; see ``rectangles.settle``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -58,6 +59,7 @@ class Tracer(TorchDispatchMode):
         self.channels = Channels()
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
+        self.rectangles: list[Tensor] = []
         self._names = {module: name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
         self._inside_layer = 0
@@ -121,6 +123,10 @@ class Tracer(TorchDispatchMode):
         where = self._where()
         for tensor in labels:
             self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
+
+    def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
+        """Remember a channel axis that a reshape split."""
+        self.rectangles.append(rectangle(labels, axes))
 
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the model, or a view of one."""
@@ -260,6 +266,27 @@ class Tracer(TorchDispatchMode):
     def _unite(self, one: Tensor, other: Tensor) -> None:
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
             self.channels.unite(a, b)
+
+    def tie(self, first: nn.Module, second: nn.Module, index: Sequence[int]) -> None:
+        """Unite output ``j`` of ``second`` with output ``index[j]`` of ``first``, for all ``j``.
+
+        A layer that is not followed (it did not run, or cannot be cut) protects the other.
+        """
+        one, other = (self.sites[m].outputs if m in self.sites else None for m in (first, second))
+        if one is not None and other is not None:
+            self._unite(one[torch.tensor(index)], other)
+        for labels, layer in ((one, second), (other, first)):
+            if labels is not None and (one is None or other is None):
+                reason = f"its width is that of layer '{self._names[layer]}', which cannot be cut"
+                self.channels.protect(labels.tolist(), reason)
+
+    def made(self) -> list[Tensor]:
+        """Labels of the output channels of each layer that makes its own."""
+        return [
+            sites.outputs
+            for sites in self.sites.values()
+            if sites.outputs is not None and sites.rule and sites.rule.relation == "maps"
+        ]
 
     def _tie_parts(self, labels: Tensor, parts: int) -> None:
         if parts > 1 and labels.numel() % parts == 0:
