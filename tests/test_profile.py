@@ -256,7 +256,8 @@ def test_heaviest_is_the_smallest_set() -> None:
 
 
 def test_parts_by_name() -> None:
-    assert part_of("encoder.filterbank") == "encoder"
-    assert part_of("module.masker.TCN.0") == part_of("separator.x") == "separator"
-    assert part_of("decoder") == "decoder"
-    assert part_of("enc_activation") == "other"
+    net = nn.Module()
+    assert part_of("encoder.filterbank", net) == "encoder"
+    assert part_of("module.masker.TCN.0", net) == part_of("separator.x", net) == "separator"
+    assert part_of("decoder", net) == "decoder"
+    assert part_of("enc_activation", net) == "other"

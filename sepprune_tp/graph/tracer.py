@@ -234,12 +234,15 @@ class Tracer(TorchDispatchMode):
                 self._lost(labels, axis, module)
             self._tie_parts(inputs, tie_in)
         known = self.sites.get(module)
-        made = self.channels.fresh(rule.n_out(module)) if known is None else known.outputs
+        made = self._fresh(rule.n_out(module), tie_out) if known is None else known.outputs
         assert made is not None
-        self._tie_parts(made, tie_out)
         self._record(module, Sites(rule, inputs, made))
         index = torch.tensor(rule.output_index(module))
         self.store.set(out, _along(made[index], rule.axis(module, out), out))
+
+    def _fresh(self, count: int, parts: int) -> Tensor:
+        """New labels, the same in each of several equal parts (what pools over parts is fine)."""
+        return self.channels.fresh(count // parts).repeat(parts)
 
     def _lost(self, labels: Tensor, axis: int, module: nn.Module) -> None:
         """Channels that lie along an axis other than the one that the layer reads."""
