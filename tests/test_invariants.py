@@ -18,13 +18,14 @@ import torch
 
 pytest.importorskip("asteroid", reason="the separators need the extra 'asteroid'")
 
-from architectures import PLAIN, SEPARATORS
+from architectures import PLAIN, SEPARATORS, shape_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from laws import (
     TIME,
     assert_same,
     drawn_masks,
+    example,
     far,
     gated,
     keep_by,
@@ -69,22 +70,21 @@ few = settings(
 def test_gated_is_pruned(name: str, scope: str, dtype: torch.dtype, data: st.DataObject) -> None:
     gates = gated(name, scope, dtype)
     gates.load_masks(data.draw(drawn_masks(gates)))
-    example = mixture(1, TIME, dtype=dtype)
-    pruned = pruned_copy(gates, example)
+    pruned = pruned_copy(gates, example(name, dtype=dtype))
     for seed, shape in enumerate(LENGTHS):
-        x = mixture(*shape, seed=seed, dtype=dtype)
+        x = example(name, *shape, seed=seed, dtype=dtype)
         with torch.no_grad(), gates:
             masked = gates.model(x)
         with torch.no_grad():
             y = pruned(x)
         assert y.shape == masked.shape and bool(torch.isfinite(y).all())
         assert float((masked - y).abs().max()) <= DTYPES[dtype] * float(y.abs().max())
-    assert_cost_is(gates, pruned, example)
+    assert_cost_is(gates, pruned, example(name, dtype=dtype))
     assert_no_channel_is_split(gates, pruned)
 
 
-def assert_cost_is(gates: GateSet, pruned: nn.Module, example: Tensor) -> None:
-    predicted, measured = gates.cost(), profile(pruned, example)
+def assert_cost_is(gates: GateSet, pruned: nn.Module, x: Tensor) -> None:
+    predicted, measured = gates.cost(), profile(pruned, x)
     assert predicted.params == measured.params == sum(p.numel() for p in pruned.parameters())
     assert predicted.macs == measured.macs
     assert predicted.separator_params == measured.separator.params
@@ -135,7 +135,7 @@ def test_pruned_differs_from_dense_and_trains(name: str, scope: str) -> None:
     """The negative control of the test above, and the backward pass of the pruned model."""
     gates = gated(name, scope)
     gates.load_masks(keep_by(gates, "half"))
-    x = mixture(2, TIME)
+    x = example(name, 2)
     pruned = pruned_copy(gates, x)
     with torch.no_grad():
         assert far(pruned(x), gates.model(x)) > 1e-2
@@ -152,7 +152,7 @@ def test_pruned_differs_from_dense_and_trains(name: str, scope: str) -> None:
 def test_gradients_of_gates(name: str) -> None:
     """Frozen weights, as in a search, change nothing; and they are what differences say."""
     gates = gated(name, "all", torch.float64)
-    model, x = gates.model, mixture(1, TIME, dtype=torch.float64)
+    model, x = gates.model, example(name, dtype=torch.float64)
     generator = torch.Generator().manual_seed(2)
     values = 0.2 + 0.8 * torch.rand(len(gates), generator=generator, dtype=torch.float64)
     values[1] = 1.0
@@ -190,7 +190,7 @@ def test_open_gates_are_the_dense_model_bit_for_bit(
 ) -> None:
     gates = gated(name, scope, dtype)
     for seed, shape in enumerate(LENGTHS):
-        x = mixture(*shape, seed=seed, dtype=dtype)
+        x = example(name, *shape, seed=seed, dtype=dtype)
         gates.load_masks({g.name: torch.ones(g.size, dtype=torch.bool) for g in gates.groups})
         before = snapshot(gates.model)
         with torch.no_grad():
@@ -214,7 +214,8 @@ def test_search_leaves_no_trace(name: str, scope: str) -> None:
     next(iter(model.children())).train()
     before = snapshot(model)
     try:
-        learn_gates(gates, batches_for(model), budget=Budget(params=0.95), steps=3, progress=False)
+        batches = batches_for(name, model)
+        learn_gates(gates, batches, budget=Budget(params=0.95), steps=3, progress=False)
         assert_same(before, snapshot(model))
         with pytest.raises(RuntimeError, match="stop"), gates:
             raise RuntimeError("stop")
@@ -224,11 +225,12 @@ def test_search_leaves_no_trace(name: str, scope: str) -> None:
         model.eval()
 
 
-def batches_for(model: nn.Module, count: int = 3) -> list[tuple[Tensor, Tensor]]:
+def batches_for(name: str, model: nn.Module, count: int = 3) -> list[tuple[Tensor, Tensor]]:
     with torch.no_grad():
-        sources = model(mixture(2, TIME)).shape[1]
+        sources = model(example(name, 2)).shape[1]
     pieces = [mixture(2, sources, TIME, seed=10 + i) for i in range(count)]
-    return [(piece.sum(1), piece) for piece in pieces]
+    shape = shape_of(name, 2, TIME)
+    return [(piece.sum(1, keepdim=len(shape) > 2).expand(shape), piece) for piece in pieces]
 
 
 # -- the trap of this field -----------------------------------------------------------------------
@@ -282,7 +284,7 @@ def close_hidden_halves(gates: GateSet) -> None:
 def test_attributes_match_the_tensors(name: str, scope: str) -> None:
     gates = gated(name, scope)
     gates.load_masks(keep_by(gates, "odd"))
-    pruned = pruned_copy(gates, mixture(1, TIME))
+    pruned = pruned_copy(gates, example(name))
     for layer in pruned.modules():
         if isinstance(layer, nn.modules.conv._ConvNd):
             first, second = layer.weight.shape[:2]
@@ -371,7 +373,7 @@ def search(kind: str, seed: int = 0, **options: Any) -> GateSet:
     gates = GateSet(gated("ConvTasNet-gLN", "all").model, mixture(1, TIME), "all", kind)
     budget = Budget(macs=0.6) if kind == "budget" else None
     given_ = {"steps": 6, "progress": False, "budget": budget, "seed": seed, **options}
-    learn_gates(gates, batches_for(gates.model), **given_)
+    learn_gates(gates, batches_for("ConvTasNet-gLN", gates.model), **given_)
     return gates
 
 
