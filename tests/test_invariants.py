@@ -7,6 +7,7 @@ statistics; two input lengths; float32 and float64; with negative controls.
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.gates import GateSet
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.layers import rule_of
+from sepprune_tp.layers.composite import named_layers
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.profile import profile
 from sepprune_tp.pruner import SepPrunePruner
@@ -78,9 +80,16 @@ def test_gated_is_pruned(name: str, scope: str, dtype: torch.dtype, data: st.Dat
         with torch.no_grad():
             y = pruned(x)
         assert y.shape == masked.shape and bool(torch.isfinite(y).all())
-        assert float((masked - y).abs().max()) <= DTYPES[dtype] * float(y.abs().max())
+        assert far(masked, y) <= DTYPES[dtype] or far(masked, y) <= 4 * rounding(pruned, x)
     assert_cost_is(gates, pruned, example(name, dtype=dtype))
     assert_no_channel_is_split(gates, pruned)
+
+
+def rounding(model: nn.Module, x: Tensor) -> float:
+    """What a model itself loses in float32; single channels under a cumulative norm lose much."""
+    assert x.dtype is torch.float32
+    with torch.no_grad():
+        return far(model(x).double(), copy.deepcopy(model).double()(x.double()))
 
 
 def assert_cost_is(gates: GateSet, pruned: nn.Module, x: Tensor) -> None:
@@ -97,21 +106,22 @@ def assert_no_channel_is_split(gates: GateSet, pruned: nn.Module) -> None:
     for group, channel_set in zip(gates.groups, gates.graph.prunable_sets(), strict=True):
         mask = gates.masks()[group.name].tolist()
         closed |= {c for c, kept in zip(channel_set.components, mask, strict=True) if not kept}
-    seen = 0
+    seen, layers = 0, dict(named_layers(pruned))
     for channel_set in gates.graph.sets:
         for site in channel_set.sites:
             keep = torch.tensor([c not in closed for c in site.components.tolist()])
             if isinstance(site.owner, nn.Parameter):
                 continue
-            layer = pruned.get_submodule(gates.graph.name_of(site.owner))
+            layer = layers[gates.graph.name_of(site.owner)]
             rule = rule_of(layer)
             if rule is None:  # of many slopes one is left, which is then that of every channel
                 assert isinstance(layer, nn.PReLU) and layer.num_parameters == int(keep.sum()) == 1
                 continue
             count = rule.n_out(layer) if site.side == "out" else rule.n_in(layer)
             assert count == int(keep.sum()), (gates.graph.name_of(site.owner), site.side)
-            if isinstance(layer, (nn.Conv1d, nn.Linear)) and getattr(layer, "groups", 1) == 1:
-                dim = 0 if site.side == "out" else 1
+            plain = isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear))
+            if plain and getattr(layer, "groups", 1) == 1:
+                dim = (site.side == "in") != getattr(layer, "transposed", False)
                 other = [c not in closed for c in _other_side(gates, site)]
                 expected = site.owner.weight.movedim(dim, 0)[keep][:, torch.tensor(other)]
                 assert torch.equal(layer.weight.movedim(dim, 0), expected)
@@ -126,8 +136,8 @@ def _other_side(gates: GateSet, site: Any) -> list[int]:
             if other.owner is site.owner and other.side != site.side:
                 found: list[int] = other.components.tolist()
                 return found
-    weight = site.owner.weight
-    return [0] * int(weight.shape[1 if site.side == "out" else 0])
+    dim = (site.side == "out") != getattr(site.owner, "transposed", False)
+    return [0] * int(site.owner.weight.shape[dim])
 
 
 @every_case
@@ -143,7 +153,8 @@ def test_pruned_differs_from_dense_and_trains(name: str, scope: str) -> None:
     reached = []
     for model in (dense.train(), pruned.train()):
         model(x).square().mean().backward()
-        reached.append({n for n, p in model.named_parameters() if p.grad is not None})
+        with_grad = [n for n, p in model.named_parameters() if p.grad is not None]
+        reached.append({re.sub(r"(in|[qkv])_proj_", "proj_", name) for name in with_grad})
         assert all(p.requires_grad for p in model.parameters())
     assert reached[0] == reached[1] and len(reached[0]) > 3
 
@@ -275,95 +286,6 @@ def close_hidden_halves(gates: GateSet) -> None:
     hidden = {n: m if n.endswith("shared_block.0") else m | True for n, m in half.items()}
     assert any(not m.all() for m in hidden.values())
     gates.load_masks(hidden)
-
-
-# -- attributes tell the truth --------------------------------------------------------------------
-
-
-@every_case
-def test_attributes_match_the_tensors(name: str, scope: str) -> None:
-    gates = gated(name, scope)
-    gates.load_masks(keep_by(gates, "odd"))
-    pruned = pruned_copy(gates, example(name))
-    for layer in pruned.modules():
-        if isinstance(layer, nn.modules.conv._ConvNd):
-            first, second = layer.weight.shape[:2]
-            made, read = (second, first) if layer.transposed else (first, second)
-            made, read = (made * layer.groups, read) if layer.transposed else (made, read)
-            read = read if layer.transposed else read * layer.groups
-            assert (layer.in_channels, layer.out_channels) == (read, made)
-            assert repr(layer).startswith(f"{type(layer).__name__}({read}, {made},")
-        elif isinstance(layer, nn.Linear):
-            assert (layer.out_features, layer.in_features) == tuple(layer.weight.shape)
-        elif isinstance(layer, nn.RNNBase):
-            assert layer.weight_hh_l0.shape[1] == layer.hidden_size
-            assert layer.weight_ih_l0.shape[1] == layer.input_size
-        elif hasattr(layer, "channel_size"):
-            assert layer.channel_size == layer.gamma.numel() == layer.beta.numel()
-        elif isinstance(layer, nn.GroupNorm):
-            assert layer.num_channels == layer.weight.numel()
-            assert layer.num_channels % layer.num_groups == 0
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            assert layer.num_features == layer.weight.numel() == layer.running_mean.numel()
-        elif isinstance(layer, nn.LayerNorm):
-            assert layer.normalized_shape == tuple(layer.weight.shape)
-        if hasattr(layer, "_filters"):
-            assert layer.n_filters == layer.n_feats_out == layer._filters.shape[0]
-        for inner in ("rnn", "rnn1"):
-            if isinstance(getattr(layer, inner, None), nn.RNNBase) and hasattr(layer, "input_size"):
-                rnn = getattr(layer, inner)
-                assert (layer.input_size, layer.hidden_size) == (rnn.input_size, rnn.hidden_size)
-                directions = 1 + rnn.bidirectional
-                outputs = rnn.hidden_size * directions
-                assert layer.output_size == outputs + (layer.input_size if inner == "rnn1" else 0)
-
-
-def hidden_of(value: int | list[int], count: int) -> list[int]:
-    return [value] * count if isinstance(value, int) else value
-
-
-@pytest.mark.parametrize("scope", ["separator", "all"])
-@pytest.mark.parametrize("name", [n for n in SEPARATORS if n.startswith("ConvTasNet")])
-def test_conv_tasnet_arguments(name: str, scope: str) -> None:
-    gates = gated(name, scope)
-    gates.load_masks(keep_by(gates, "odd"))
-    model = pruned_copy(gates, mixture(1, TIME))
-    args, masker = model.get_model_args(), model.masker
-    blocks = list(masker.TCN)
-    widths = [block.shared_block[0].weight.shape[0] for block in blocks]
-    assert hidden_of(args["hid_chan"], len(blocks)) == widths == hidden_of(masker.hid_chan, 4)
-    assert len(set(widths)) > 1
-    assert args["bn_chan"] == masker.bn_chan == masker.bottleneck[1].weight.shape[0] < 8
-    assert args["in_chan"] == masker.in_chan == masker.bottleneck[1].weight.shape[1]
-    assert args["n_filters"] == model.encoder.filterbank._filters.shape[0]
-    assert args["out_chan"] * args["n_src"] == masker.mask_net[1].weight.shape[0]
-    if "no-skip" in name:
-        assert not args["skip_chan"]
-    else:
-        skips = {block.skip_conv.weight.shape[0] for block in blocks}
-        assert skips == {args["skip_chan"]} == {masker.skip_chan}
-        assert all(block.skip_out_chan == args["skip_chan"] for block in blocks)
-    assert (args["n_filters"] < 12) == (scope == "all")
-
-
-@pytest.mark.parametrize("name", [n for n in SEPARATORS if not n.startswith("ConvTasNet")])
-def test_other_arguments(name: str) -> None:
-    gates = gated(name, "all")
-    gates.load_masks(keep_by(gates, "odd"))
-    model = pruned_copy(gates, mixture(1, TIME))
-    args, masker = model.get_model_args(), model.masker
-    rnns = [m.hidden_size for m in masker.modules() if isinstance(m, nn.RNNBase)]
-    if name.startswith("DPRNN"):
-        assert hidden_of(args["hid_size"], len(rnns)) == rnns
-        assert args["bn_chan"] == masker.bottleneck[1].weight.shape[0] < 8
-        assert args["out_chan"] == masker.mask_net.weight.shape[0]
-    elif name.startswith("LSTM"):
-        assert args["hid_size"] == rnns[0] < 6
-        assert args["out_chan"] * args["n_src"] == masker.masker[1].weight.shape[0]
-    else:
-        first = masker.l1 if name == "SuDORMRFNet" else masker.bottleneck
-        assert args["bn_chan"] == first.weight.shape[0] < 8
-    assert args["n_filters"] == args["in_chan"] == model.encoder.filterbank.n_filters
 
 
 # -- 4: the same seed, the same masks; killed and resumed -----------------------------------------

@@ -25,7 +25,10 @@ __all__ = [
     "sync_attributes",
 ]
 
-_PLUGINS = {"asteroid": "sepprune_tp.architectures.asteroid"}
+_PLUGINS = {
+    "asteroid": "sepprune_tp.architectures.asteroid",
+    "torch": "sepprune_tp.architectures.torch_layers",
+}
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
 _WRAPPED = ("module", "model")
 # Names of the top-level attribute that holds each part, in Asteroid and in the authors' models.

@@ -29,11 +29,13 @@ class Site:
         owner: The layer, or a bare parameter.
         side: ``in`` or ``out`` (a layer that keeps channels apart has ``out`` only).
         components: Component of each channel, shape (n,), int64; 0: none.
+        consumes: Whether a gate in this layer closes its channels (it reads them).
     """
 
     owner: Owner
     side: str
     components: Tensor
+    consumes: bool = False
 
     def where(self, members: Iterable[int]) -> Tensor:
         """Indices of the channels that belong to the given components."""
@@ -70,8 +72,17 @@ def resolve(traced: dict[Owner, Sites], channels: Channels) -> list[Site]:
     for owner, labels in traced.items():
         for side, values in (("in", labels.inputs), ("out", labels.outputs)):
             if values is not None:
-                sites.append(Site(owner, side, roots[values]))
+                sites.append(Site(owner, side, roots[values], _consumes(owner, labels, side)))
     return sites
+
+
+def _consumes(owner: Owner, sites: Sites, side: str) -> bool:
+    if side == "in":
+        return True
+    rule = sites.rule
+    if rule is None or rule.relation != "through" or isinstance(owner, nn.Parameter):
+        return False
+    return rule.consumes(owner)
 
 
 def assemble(
@@ -149,7 +160,7 @@ def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str |
     if group.size == 1:
         single = group.root.components.numel() == 1
         return "it is a single channel" if single else "all of its channels are coupled into one"
-    if not any(site.side == "in" for site in group.sites):
+    if not any(site.consumes for site in group.sites):
         return "no layer with weights reads its channels"
     for site in group.sites:
         used = {c for c in site.components.tolist() if c}
