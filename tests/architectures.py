@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +19,9 @@ def _asteroid(name: str, *names: str, **args: Any) -> nn.Module:
     from sepprune_tp.architectures import mend_asteroid
 
     mend_asteroid()
-    built: nn.Module = getattr(models, name)(*names, **args)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="DPTransformer input dim")
+        built: nn.Module = getattr(models, name)(*names, **args)
     return built
 
 
@@ -42,6 +45,7 @@ _DPRNN = {
     "chunk_size": 20,
 }
 _LSTM = {"n_src": 2, "n_filters": 12, "hid_size": 6}
+_DPT = {"n_src": 2, "n_filters": 12, "n_heads": 4, "ff_hid": 6, "chunk_size": 20, "n_repeats": 1}
 _STFT = {"stft_n_filters": 64, "stft_kernel_size": 64, "stft_stride": 32}
 _DEMASK = {"n_filters": 64, "kernel_size": 64, "stride": 32, "hidden_dims": (12, 10)}
 _FASNET = {
@@ -119,6 +123,8 @@ SEPARATORS: dict[str, Builder] = {
         _asteroid, "ConvTasNet", n_src=2, fb_name="analytic_free", **{**_CONV, "n_filters": 16}
     ),
     **{f"TDConvNetpp-{norm}": partial(_tdcnpp, norm) for norm in ("fgLN", "gLN")},
+    "DPTNet": partial(_asteroid, "DPTNet", **_DPT),
+    "DPTNet-input-layer": partial(_asteroid, "DPTNet", **{**_DPT, "n_filters": 14}),
     "DCCRNet": partial(_asteroid, "DCCRNet", "mini", **_STFT),
     "DCCRNet-2-sources": partial(
         _asteroid, "DCCRNet", "mini", n_src=2, mask_bound="sigmoid", **_STFT

@@ -348,6 +348,15 @@ LOADED = (
     "DPRNNTasNet-mulcat",
     "DPRNNTasNet-cLN-2-layers",
     "LSTMTasNet-3-layers-bi",
+    "ConvTasNet-analytic",
+    "DPTNet",
+    "DPTNet-input-layer",
+    "DCCRNet-2-sources",
+    "DCUNet-trim-2-sources",
+    "DeMask-cat-reim-bN",
+    "DeMask-analytic",
+    "FasNetTAC-gLN",
+    "FasNetTAC-fgLN-no-TAC",
 )
 LOADER = """
 import sys
@@ -363,9 +372,9 @@ pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 from safetensors.torch import load_file, save_file
-x = load_file(folder / "x.bin")["x"]
+inputs = load_file(folder / "x.bin")
 with torch.no_grad():
-    outputs = {p.stem: load_pruned(p)(x) for p in sorted(folder.glob("*.safetensors"))}
+    outputs = {n: load_pruned(folder / f"{n}.safetensors")(x) for n, x in sorted(inputs.items())}
 save_file(outputs, folder / "outputs.bin")
 """
 
@@ -374,11 +383,10 @@ save_file(outputs, folder / "outputs.bin")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     safetensors = pytest.importorskip("safetensors.torch")
     folder = tmp_path_factory.mktemp("saved")
-    x = mixture(2, TIME)
-    safetensors.save_file({"x": x}, folder / "x.bin")
+    safetensors.save_file({name: example(name, 2) for name in LOADED}, folder / "x.bin")
     here: dict[str, Tensor] = {}
     for name in LOADED:
-        gates = gated(name, "all")
+        gates, x = gated(name, "all"), example(name, 2)
         gates.load_masks(keep_by(gates, "odd"))
         model = pruned_copy(gates, x).eval()
         save_pruned(model, folder / f"{name}.safetensors")
