@@ -30,6 +30,7 @@ CallCost = Callable[[tuple[Any, ...], Any], int]
 LISTED = 20  # layers in the printed profile
 PARTS = ("encoder", "separator", "decoder", "other")
 
+
 @dataclass(frozen=True)
 class Row:
     """One layer.

@@ -82,6 +82,7 @@ def _tdcnpp(norm_type: str) -> nn.Module:
     encoder, decoder = make_enc_dec("free", count, _CONV["kernel_size"], _CONV["stride"])
     return TDCNpp(encoder, TDConvNetpp(count, norm_type=norm_type, **args), decoder)
 
+
 SEPARATORS: dict[str, Builder] = {
     **{
         f"ConvTasNet-{norm}": partial(_asteroid, "ConvTasNet", n_src=2, norm_type=norm, **_CONV)

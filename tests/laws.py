@@ -69,6 +69,13 @@ def pruned_copy(gates: GateSet, example: Tensor) -> nn.Module:
     return model
 
 
+def oddly_pruned(name: str, scope: str = "all") -> Any:
+    """A model with another width in each group."""
+    gates = gated(name, scope)
+    gates.load_masks(keep_by(gates, "odd"))
+    return pruned_copy(gates, example(name))
+
+
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """Everything that the gates might leave a trace in."""
     modules = {

@@ -144,7 +144,8 @@ def separators_of(model: nn.Module) -> list[nn.Module]:
     """
     inner = _unwrapped(model)
     names = [name for name, part in part_names(model).items() if part == "separator"]
-    found = [part for part in (getattr(inner, n, None) for n in names) if _is_module(part)]
+    parts = (getattr(inner, name, None) for name in names)
+    found = [part for part in parts if isinstance(part, nn.Module)]
     if not found:
         raise InputError(
             f"{type(model).__name__} has no masker: none of its attributes is called "
@@ -152,7 +153,3 @@ def separators_of(model: nn.Module) -> list[nn.Module]:
             "modules as the scope."
         )
     return found
-
-
-def _is_module(value: object) -> bool:
-    return isinstance(value, nn.Module)

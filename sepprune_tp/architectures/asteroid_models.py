@@ -45,7 +45,7 @@ def asteroid_args(model: nn.Module) -> dict[str, Any]:
         layer's existence are such that it comes out as it is.
     """
     args: dict[str, Any] = _plain(model.get_model_args())  # type: ignore[operator]
-    masker = getattr(model, "masker", None)
+    masker: Any = getattr(model, "masker", None)
     if hasattr(masker, "input_layer") and "n_heads" in args:
         args["n_filters"] = _filters_for(args["n_filters"], args["n_heads"], masker.input_layer)
         args.pop("in_chan", None)
