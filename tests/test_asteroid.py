@@ -19,15 +19,19 @@ from asteroid import models
 from asteroid.masknn import recurrent
 from asteroid_filterbanks import multiphase_gammatone_fb
 from laws import TIME, example, far, gated, keep_by, mixture, oddly_pruned, pruned_copy
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sepprune_tp.architectures import mend_asteroid, part_names, separators_of
+from sepprune_tp import architectures
+from sepprune_tp.architectures import Adapter, Tie, mend_asteroid, part_names, separators_of
 from sepprune_tp.architectures.asteroid_models import asteroid_args, build_asteroid
 from sepprune_tp.errors import CheckpointError
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import ChannelGraph
 from sepprune_tp.profile import profile
+
+X = torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(0))
+
 
 # -- what is tied ---------------------------------------------------------------------------------
 
@@ -107,6 +111,32 @@ def test_fasnet_with_fewer_valid_microphones(name: str) -> None:
             assert far(found, pruned(*inputs)) < 1e-10
             assert far(model(*inputs), found) > 1e-2
         assert far(pruned(x), pruned(x, valid)) > 1e-2  # the padded microphone is left out
+
+
+class Unused(nn.Module):
+    """Two layers of one width, by its adapter; the second never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(1, 6, 1), nn.Conv1d(1, 6, 1)
+        self.last = nn.Conv1d(6, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, T) -> (B, 1, T)."""
+        found: Tensor = self.last(self.first(x))
+        return found
+
+
+def test_a_layer_tied_to_one_that_is_not_followed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not ChannelGraph("all").build_dependency(Unused(), X).protected.keys() & {"first"}
+    for ends in (("first", "second"), ("second", "first")):
+
+        def ties(net: Any, ends: tuple[str, str] = ends) -> list[Tie]:
+            return [Tie(*(getattr(net, end) for end in ends), list(range(6)))]
+
+        monkeypatch.setitem(architectures._ADAPTERS, Unused, Adapter(lambda net: None, ties))
+        why = ChannelGraph("all").build_dependency(Unused(), X).protected["first"]
+        assert why == "its width is that of layer 'second', which cannot be cut"
 
 
 # -- filterbanks ----------------------------------------------------------------------------------
