@@ -20,8 +20,8 @@ __all__ = ["asteroid_args", "build_asteroid", "is_asteroid", "load_serialized"]
 # Arguments that Asteroid only compares with others; they may be unequal once channels are gone.
 REDUNDANT_ARGS = ("in_chan",)
 REFUSED = {
-    "XUMX": "Asteroid 0.7 refuses to build XUMX under torch 2 (its forward is broken there), and "
-    "this package needs torch 2. Prune another model; to run this one as it is, use torch<2.0 with "
+    "XUMX": "Asteroid 0.7 refuses to build XUMX under torch 2, where it calls it broken, and this "
+    "package needs torch 2. Prune another model; to run this one as it is, use torch<2.0 with "
     "asteroid<0.7"
 }
 """Models that are in Asteroid and cannot be built, each with the reason and what to do."""
