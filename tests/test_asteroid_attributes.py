@@ -51,6 +51,9 @@ def test_attributes_match_the_tensors(name: str, scope: str) -> None:
             assert layer.normalized_shape == tuple(layer.weight.shape)
         if isinstance(layer, (FreeFB, AnalyticFreeFB)):
             assert layer.n_filters == layer.n_feats_out == layer.filters().shape[0]
+        if hasattr(layer, "deconv"):
+            deconv = layer.deconv.im_module
+            assert (layer.in_chan, layer.out_chan) == tuple(deconv.weight.shape[:2])
         for inner in ("rnn", "rnn1"):
             if isinstance(getattr(layer, inner, None), nn.RNNBase) and hasattr(layer, "input_size"):
                 rnn = getattr(layer, inner)
