@@ -31,19 +31,19 @@ _PLUGINS = {
 }
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
 _WRAPPED = ("module", "model")
-# Names of the top-level attribute that holds each part, in Asteroid and in the authors' models.
-_PART_NAMES = {
-    "encoder": "encoder",
-    "decoder": "decoder",
-    "masker": "separator",
-    "masknet": "separator",
-    "mask_net": "separator",
-    "mask_generator": "separator",
-    "separator": "separator",
-    "separation": "separator",
-    "separation_module": "separator",
-    "sm": "separator",
-}
+# Names of the top-level attribute that separates, in Asteroid and in the authors' models. Of
+# several in one model the first here is it, and the others are what stands beside it.
+_SEPARATORS = (
+    "masker",
+    "masknet",
+    "separator",
+    "separation",
+    "separation_module",
+    "sm",
+    "mask_net",
+    "mask_generator",
+)
+_USUAL = ("encoder", "decoder", *_SEPARATORS)
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,23 @@ def part_names(model: nn.Module) -> dict[str, str]:
         model: The model; one inside a wrapper's ``module`` or ``model`` is found.
 
     Returns:
-        ``encoder``, ``separator`` or ``decoder`` by attribute name, also of names that this model
-        does not use.
+        ``encoder``, ``separator`` or ``decoder`` by attribute name; of attributes that are none of
+        these, nothing.
     """
-    adapter = _adapter_of(_unwrapped(model))
-    return {**_PART_NAMES, **(adapter.parts if adapter is not None else {})}
+    inner = _unwrapped(model)
+    adapter = _adapter_of(inner)
+    found = {"encoder": "encoder", "decoder": "decoder"}
+    if adapter is not None and adapter.parts:
+        return found | dict(adapter.parts)
+    held = [name for name in _SEPARATORS if isinstance(getattr(inner, name, None), nn.Module)]
+    return found | dict.fromkeys(held[:1], "separator")
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers that hold it under a usual name and have no parts themselves."""
     for name in _WRAPPED:
         inner = getattr(model, name, None)
-        if isinstance(inner, nn.Module) and not any(hasattr(model, n) for n in _PART_NAMES):
+        if isinstance(inner, nn.Module) and not any(hasattr(model, n) for n in _USUAL):
             return _unwrapped(inner)
     return model
 
@@ -144,12 +149,10 @@ def separators_of(model: nn.Module) -> list[nn.Module]:
     """
     inner = _unwrapped(model)
     names = [name for name, part in part_names(model).items() if part == "separator"]
-    parts = (getattr(inner, name, None) for name in names)
-    found = [part for part in parts if isinstance(part, nn.Module)]
-    if not found:
+    if not names:
         raise InputError(
             f"{type(model).__name__} has no masker: none of its attributes is called "
-            f"{', '.join(names)}. Use scope='all' to consider every layer, or give a list of "
+            f"{', '.join(_SEPARATORS)}. Use scope='all' to consider every layer, or give a list of "
             "modules as the scope."
         )
-    return found
+    return [inner.get_submodule(name) for name in names]
