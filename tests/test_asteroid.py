@@ -25,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sepprune_tp import architectures
 from sepprune_tp.architectures import Adapter, Tie, mend_asteroid, part_names, separators_of
 from sepprune_tp.architectures.asteroid_models import asteroid_args, build_asteroid
-from sepprune_tp.errors import CheckpointError
+from sepprune_tp.checkpoint import load_pruned, save_pruned
+from sepprune_tp.errors import CheckpointError, GraphError
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import ChannelGraph
 from sepprune_tp.profile import profile
@@ -263,6 +264,29 @@ def test_serialized_pruned_model_is_refused_with_the_way_out(tmp_path: Path) -> 
     x = example("DCCRNet", 2)
     with torch.no_grad():
         assert torch.equal(load_serialized(tmp_path / "dense.pth")(x), dense(x))
+
+
+def test_dcunet_that_fixes_no_length_says_which_it_takes() -> None:
+    args = {"stft_n_filters": 64, "stft_kernel_size": 64, "stft_stride": 32}
+    model = randomised(lambda: models.DCUNet("mini", **args), 0, torch.float64)
+    with pytest.raises(GraphError, match=r"time divisible by 8.*'pad' or 'trim'"):
+        ChannelGraph("all").build_dependency(model, mixture(1, TIME, dtype=torch.float64))
+    x = mixture(1, 64 + 8 * 32, dtype=torch.float64)
+    gates = GateSet(model, x)
+    gates.load_masks(keep_by(gates, "odd"))
+    pruned = pruned_copy(gates, x)
+    with torch.no_grad(), gates:
+        assert far(model(x), pruned(x)) < 1e-10
+
+
+def test_fasnet_reloads_its_stride(tmp_path: Path) -> None:
+    """Its constructor takes milliseconds, its arguments give samples."""
+    model = models.FasNetTAC(
+        2, 12, 10, 6, 1, stride=2, sample_rate=2000, tac_hidden_dim=8, chunk_size=10, hop_size=5
+    )
+    assert (model.stride, model.get_model_args()["stride"]) == (4, 4)
+    loaded = load_pruned(save_pruned(model, tmp_path / "fasnet.safetensors"))
+    assert loaded.stride == 4 and loaded.get_model_args() == model.get_model_args()
 
 
 # -- full size ------------------------------------------------------------------------------------

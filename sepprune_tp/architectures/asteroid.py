@@ -1,4 +1,4 @@
-"""Asteroid's maskers: attributes that carry channel counts, kept true after pruning.
+"""Asteroid's models: attributes that carry channel counts, and the layers that they tie.
 
 A constructor argument that was one number for all blocks (``hid_chan``, ``hid_size``) becomes a
 list when pruning leaves blocks of different widths.
