@@ -21,6 +21,7 @@ from .assembly import ChannelSet, Owner, Site, assemble
 from .cutting import cut_group
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, GroupUnion, build_group, parameter_node
+from .rectangles import settle
 from .running import forward, trace_shortest
 from .scope import Scope, check_scope, host_of, modules_in_scope
 from .sharing import Holder
@@ -116,13 +117,10 @@ class ChannelGraph(tp.DependencyGraph):
         return self
 
     def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
-        for _, adapter_ties in ((m, a.ties(m)) for m, a in adapters_in(model)):
-            for first, second, repeats in adapter_ties:
-                one, other = tracer.sites[first].outputs, tracer.sites[second].outputs
-                assert one is not None and other is not None
-                for part in other.view(repeats, -1):
-                    for a, b in zip(one.tolist(), part.tolist(), strict=True):
-                        tracer.channels.unite(a, b)
+        for module, adapter in adapters_in(model):
+            for tie in adapter.ties(module):
+                tracer.tie(tie.first, tie.second, tie.index)
+        settle(tracer.rectangles, tracer.channels, tracer.made())
         through = {
             owner
             for owner, sites in tracer.sites.items()

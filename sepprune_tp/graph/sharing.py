@@ -19,7 +19,7 @@ from .labels import Channels
 if TYPE_CHECKING:
     from .tracer import Sites
 
-__all__ = ["Holder", "couple", "shared_parameters", "tie_again"]
+__all__ = ["DirectUses", "Holder", "couple", "shared_parameters", "tie_again"]
 
 
 @dataclass(frozen=True)
@@ -93,3 +93,38 @@ def tie_again(shared: list[list[Holder]]) -> None:
             present = held._parameters[leaf]
             assert present is not None and present.shape == parameter.shape, "cut alike"
             held._parameters[leaf] = parameter
+
+
+class DirectUses:
+    """Layers whose weights a model also reads by itself, outside of them.
+
+    Attributes:
+        layer_of: For each parameter and buffer of a layer with a rule, that layer.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layer_of: dict[Tensor, nn.Module] = {
+            tensor: module
+            for module in model.modules()
+            if rule_of(module) is not None
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+        self._places: dict[nn.Module, str] = {}
+
+    def note(self, tensor: Tensor, where: str) -> None:
+        """A tensor of a layer was read; ``where`` is the place in the code."""
+        self._places.setdefault(self.layer_of[tensor], where)
+
+    def protect(
+        self,
+        sites: Mapping[nn.Module | nn.Parameter, Sites],
+        channels: Channels,
+        name_of: Callable[[nn.Module], str],
+    ) -> None:
+        """Protect all channels of these layers, with the reason."""
+        for layer, where in self._places.items():
+            why = f"the model uses the weights of layer '{name_of(layer)}' outside of it, {where}"
+            found = sites.get(layer)
+            for labels in () if found is None else (found.inputs, found.outputs):
+                if labels is not None:
+                    channels.protect(labels.tolist(), why)

@@ -20,7 +20,8 @@ from ..layers.composite import named_layers, run_by_parts
 from ..layers.held import HeldBuffer
 from .labels import Channels, LabelStore, merge_along, varying_dims
 from .operations import rule_for
-from .sharing import couple, shared_parameters
+from .rectangles import rectangle
+from .sharing import DirectUses, couple, shared_parameters
 
 __all__ = ["Sites", "Tracer", "shapes_of"]
 
@@ -52,6 +53,7 @@ class Tracer(TorchDispatchMode):
         channels: All channels, united where they met.
         sites: For each layer (or bare parameter) its labels, in order of execution.
         output_shapes: Shapes of what the model returned.
+        rectangles: Labels of each channel axis that a reshape split; see ``rectangles.settle``.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Tracer(TorchDispatchMode):
         self.channels = Channels()
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
+        self.rectangles: list[Tensor] = []
         self._names = {module: name for name, module in named_layers(model)}
         self._consumed: list[Tensor] = []
         self.output_shapes: Any = None
@@ -77,8 +80,7 @@ class Tracer(TorchDispatchMode):
         self._inside_layer = 0
         self._owned = {t.untyped_storage()._cdata: (n, t, t) for n, t in _state(model)}
         self._held: dict[str, HeldBuffer] = {}
-        self._layer_of = _layer_of_tensors(model)
-        self._direct: dict[nn.Module, str] = {}
+        self._direct = DirectUses(model)
         self.shared = shared_parameters(model)
 
     @classmethod
@@ -103,8 +105,8 @@ class Tracer(TorchDispatchMode):
                 output = call()
             _each_tensor(output, self._protect_output)
             self.output_shapes = shapes_of(output)
-        couple(self.shared, self.sites, self.channels, lambda m: self._names[m])
-        self._protect_direct()
+        couple(self.shared, self.sites, self.channels, self._names.__getitem__)
+        self._direct.protect(self.sites, self.channels, self._names.__getitem__)
 
     def _protect_output(self, tensor: Tensor) -> None:
         labels = self.store.get(tensor)
@@ -150,6 +152,10 @@ class Tracer(TorchDispatchMode):
         for tensor in labels:
             self.channels.leave_ungated(torch.unique(tensor).tolist(), f"{why}, {where}")
 
+    def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
+        """Remember a channel axis that a reshape split."""
+        self.rectangles.append(rectangle(labels, axes))
+
     def consumed(self, labels: Tensor) -> bool:
         """Whether channels just went through a layer that closes them for the product to come."""
         return any(bool(torch.isin(labels, known).all()) for known in self._consumed)
@@ -167,7 +173,7 @@ class Tracer(TorchDispatchMode):
             return
         place = tensor.stride(axes[0] - offset), tensor.size(axes[0] - offset)
         along = [d for d in range(whole.dim()) if (whole.stride(d), whole.size(d)) == place]
-        if len(axes) > 1 or len(along) != 1 or owner in self._layer_of:
+        if len(axes) > 1 or len(along) != 1 or owner in self._direct.layer_of:
             self.protect([labels], f"'{name}' meets it in a way that has no rule")
             return
         merged = merge_along(labels, axes[0], self.channels)
@@ -193,22 +199,14 @@ class Tracer(TorchDispatchMode):
             self._owned[output.untyped_storage()._cdata] = (name, owner, output)
 
     def _used_directly(self, values: Any) -> None:
-        """Protect the layers whose weights an operation outside of them reads."""
-        entering: list[Tensor] = []
-        _each_tensor(values, lambda t: entering.append(t))
-        for tensor in entering:
-            entry = self._owned.get(tensor.untyped_storage()._cdata)
-            layer = self._layer_of.get(entry[1]) if entry is not None else None
-            if layer is not None:
-                why = f"the model uses the weights of layer '{self._names[layer]}' outside of it"
-                self._direct.setdefault(layer, f"{why}, {self._where()}")
+        """Note layers whose weights an operation outside of them reads."""
 
-    def _protect_direct(self) -> None:
-        for layer, why in self._direct.items():
-            sites = self.sites.get(layer)
-            for labels in () if sites is None else (sites.inputs, sites.outputs):
-                if labels is not None:
-                    self.channels.protect(labels.tolist(), why)
+        def visit(tensor: Tensor) -> None:
+            entry = self._owned.get(tensor.untyped_storage()._cdata)
+            if entry is not None and entry[1] in self._direct.layer_of:
+                self._direct.note(entry[1], self._where())
+
+        _each_tensor(values, visit)
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -306,12 +304,15 @@ class Tracer(TorchDispatchMode):
                 self._lost(labels, axis, module)
             self._tie_parts(inputs, tie_in)
         known = self.sites.get(module)
-        made = self.channels.fresh(rule.n_out(module)) if known is None else known.outputs
+        made = self._fresh(rule.n_out(module), tie_out) if known is None else known.outputs
         assert made is not None
-        self._tie_parts(made, tie_out)
         self._record(module, Sites(rule, inputs, made))
         index = torch.tensor(rule.output_index(module))
         self.store.set(out, _along(made[index], rule.axis(module, out), out))
+
+    def _fresh(self, count: int, parts: int) -> Tensor:
+        """New labels, the same in each of several equal parts (what pools over parts is fine)."""
+        return self.channels.fresh(count // parts).repeat(parts)
 
     def _lost(self, labels: Tensor, axis: int, module: nn.Module) -> None:
         """Channels that lie along an axis other than the one that the layer reads."""
@@ -338,6 +339,27 @@ class Tracer(TorchDispatchMode):
     def _unite(self, one: Tensor, other: Tensor) -> None:
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
             self.channels.unite(a, b)
+
+    def tie(self, first: nn.Module, second: nn.Module, index: Sequence[int]) -> None:
+        """Unite output ``j`` of ``second`` with output ``index[j]`` of ``first``, for all ``j``.
+
+        A layer that is not followed (it did not run, or cannot be cut) protects the other.
+        """
+        one, other = (self.sites[m].outputs if m in self.sites else None for m in (first, second))
+        if one is not None and other is not None:
+            self._unite(one[torch.tensor(index)], other)
+        for labels, layer in ((one, second), (other, first)):
+            if labels is not None and (one is None or other is None):
+                reason = f"its width is that of layer '{self._names[layer]}', which cannot be cut"
+                self.channels.protect(labels.tolist(), reason)
+
+    def made(self) -> list[Tensor]:
+        """Labels of the output channels of each layer that makes its own."""
+        return [
+            sites.outputs
+            for sites in self.sites.values()
+            if sites.outputs is not None and sites.rule and sites.rule.relation == "maps"
+        ]
 
     def _tie_parts(self, labels: Tensor, parts: int) -> None:
         if parts > 1 and labels.numel() % parts == 0:
@@ -373,13 +395,3 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
 def shapes_of(outputs: Any) -> Any:
     """The outputs of a model with a shape in place of each tensor."""
     return tree_map(lambda v: v.shape if isinstance(v, Tensor) else None, outputs)
-
-
-def _layer_of_tensors(model: nn.Module) -> dict[Tensor, nn.Module]:
-    """For each parameter and buffer of a layer with a rule, that layer."""
-    return {
-        tensor: module
-        for module in model.modules()
-        if rule_of(module) is not None
-        for _, tensor in _state(module)
-    }
