@@ -119,7 +119,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self._inside_layer:
-            self._used_directly((args, kwargs))
+            self._used_directly(args)
             rule = rule_for(func)
             if rule is not None:
                 rule(self, func, args, kwargs, output)
@@ -198,15 +198,14 @@ class Tracer(TorchDispatchMode):
         if tensor.shape == whole.shape == output.shape and tensor.stride() == whole.stride():
             self._owned[output.untyped_storage()._cdata] = (name, owner, output)
 
-    def _used_directly(self, values: Any) -> None:
+    def _used_directly(self, args: tuple[Any, ...]) -> None:
         """Note layers whose weights an operation outside of them reads."""
-
-        def visit(tensor: Tensor) -> None:
-            entry = self._owned.get(tensor.untyped_storage()._cdata)
-            if entry is not None and entry[1] in self._direct.layer_of:
-                self._direct.note(entry[1], self._where())
-
-        _each_tensor(values, visit)
+        for value in args:
+            for tensor in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(tensor, Tensor):
+                    entry = self._owned.get(tensor.untyped_storage()._cdata)
+                    if entry is not None and entry[1] in self._direct.layer_of:
+                        self._direct.note(entry[1], self._where())
 
     # -- layers -----------------------------------------------------------------------------------
 
