@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch_pruning as tp
@@ -14,10 +15,11 @@ from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 from ..architectures import adapters_in
 from ..errors import GraphError
 from ..layers import rule_of
-from .assembly import ChannelSet, Owner, Site, assemble
+from .assembly import ChannelSet, Owner, Site, assemble, resolve
 from .cutting import cut_group
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, build_group, parameter_node
+from .labels import Channels, Place
 from .running import trace_shortest
 from .scope import Scope, check_scope, modules_in_scope
 from .tracer import Tracer
@@ -51,7 +53,10 @@ class ChannelGraph(tp.DependencyGraph):
         super().__init__()
         self.scope: Scope = check_scope(scope)
         self.sets: list[ChannelSet] = []
-        self._outside: dict[int, str] = {}
+        self._outside: dict[int, tuple[str, Site]] = {}
+        self._sites: dict[tuple[Owner, str], Site] = {}
+        self._sets_of: dict[Owner, list[int]] = {}
+        self.channels = Channels()
         self._parameter_dims: dict[nn.Parameter, int] = {}
         self._through: set[Owner] = set()
 
@@ -103,39 +108,49 @@ class ChannelGraph(tp.DependencyGraph):
         return self
 
     def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
-        for _, adapter_ties in ((m, a.ties(m)) for m, a in adapters_in(model)):
-            for first, second, repeats in adapter_ties:
+        for module, adapter in adapters_in(model):
+            place = tracer.channels.new_place(Place("shared attribute", self.name_of(module)))
+            tracer.channels.where = partial(int, place)
+            for first, second, repeats in adapter.ties(module):
                 one, other = tracer.sites[first].outputs, tracer.sites[second].outputs
                 assert one is not None and other is not None
                 for part in other.view(repeats, -1):
                     for a, b in zip(one.tolist(), part.tolist(), strict=True):
                         tracer.channels.unite(a, b)
-        through = {
+        tracer.channels.where = None
+        self._through = {
             owner
             for owner, sites in tracer.sites.items()
             if sites.rule is None or sites.rule.relation == "through"
         }
-        self.sets = assemble(tracer.sites, tracer.channels, through)
+        self.channels = tracer.channels
+        sites = resolve(tracer.sites, tracer.channels)
+        self._sites = {(site.owner, site.side): site for site in sites}
+        self.sets = assemble(sites, tracer.channels, self._through)
+        self._sets_of = {}
         self._parameter_dims = tracer.parameter_dims
         self.module2node = {owner: self._make_node(owner) for owner in tracer.sites}
-        self._through = through
         self._outside = {}
         for number, channel_set in enumerate(self.sets):
+            for owner in dict.fromkeys(site.owner for site in channel_set.sites):
+                self._sets_of.setdefault(owner, []).append(number)
             why = None if channel_set.reason else self._off_limits(channel_set, inside)
             if why is not None:
                 self._outside[number] = why
-        for fn in (self.function_of(s) for c in self.sets for s in c.sites):
+        for fn in (self.function_of(site) for site in self.sites()):
             self._register_function(fn)
 
-    def _off_limits(self, channel_set: ChannelSet, inside: set[nn.Module] | None) -> str | None:
-        """Why the caller does not want these channels to go, or None."""
+    def _off_limits(
+        self, channel_set: ChannelSet, inside: set[nn.Module] | None
+    ) -> tuple[str, Site] | None:
+        """Why the caller does not want these channels to go and which site says so, or None."""
         ignored = {*self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params}
         for site in channel_set.sites:
             name = self.name_of(site.owner)
             if site.side == "out" and site.owner in ignored:
-                return f"'{name}' is to be ignored"
+                return f"'{name}' is to be ignored", site
             if inside is not None and site.owner not in inside and not self._read_only(site):
-                return f"it is tied to '{name}', outside the scope"
+                return f"it is tied to '{name}', outside the scope", site
         return None
 
     def _read_only(self, site: Site) -> bool:
@@ -183,7 +198,8 @@ class ChannelGraph(tp.DependencyGraph):
 
     def _root_parts(self, owner: Owner) -> int:
         """How many equal parts of a root layer's outputs are tied (1: each channel is free)."""
-        for channel_set in self.sets:
+        for number in self._sets_of.get(owner, ()):
+            channel_set = self.sets[number]
             root = channel_set.root
             if root.owner is owner and channel_set.size:
                 size, count = root.components.numel(), channel_set.size
@@ -210,12 +226,14 @@ class ChannelGraph(tp.DependencyGraph):
             Groups in order of execution.
         """
         ignored = {*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING}
+        with_gradients = any(p.grad is not None for p in self.model.parameters())
         for channel_set in list(self._prunable()):
             makers = [s.owner for s in channel_set.sites if s.side == "out"]
             if any(maker in ignored for maker in makers):
                 continue
             if any(passes_filter(maker, tuple(root_module_types)) for maker in makers):
-                complete_gradients(self.model, channel_set)
+                if with_gradients:
+                    complete_gradients(channel_set)
                 yield build_group(self, channel_set, channel_set.components)
 
     def named_groups(self) -> Iterator[tuple[str, ChannelGroup]]:
@@ -247,14 +265,15 @@ class ChannelGraph(tp.DependencyGraph):
             raise GraphError(f"{module} is not in the channel graph: it did not run in the trace")
         idxs = [idxs] if isinstance(idxs, int) else [int(i) for i in idxs]
         side = "out" if self.is_out_channel_pruning_fn(pruning_fn) else "in"
-        for number, channel_set in enumerate(self.sets):
+        for number in self._sets_of.get(module, ()):
+            channel_set = self.sets[number]
             for site in channel_set.sites:
                 if site.owner is not module or (site.side != side and module not in self._through):
                     continue
                 wanted = {c for c in site.components[idxs].tolist() if c}
                 members = [c for c in channel_set.components if c in wanted]
                 if members or not idxs:
-                    why = channel_set.reason or self._outside.get(number)
+                    why = self.why_not(number)
                     if why is not None:
                         raise GraphError(
                             f"channels {idxs[:8]} of '{self.name_of(module)}' may not go: {why}"
@@ -302,7 +321,7 @@ class ChannelGraph(tp.DependencyGraph):
         """Layers whose output channels may not be pruned, each with the reason."""
         found: dict[str, str] = {}
         for number, channel_set in enumerate(self.sets):
-            reason = channel_set.reason or self._outside.get(number)
+            reason = self.why_not(number)
             if reason is not None:
                 for site in channel_set.sites:
                     if site.side == "out" and site.owner not in self._through:
@@ -316,8 +335,26 @@ class ChannelGraph(tp.DependencyGraph):
         return str(self._module2name.get(owner, type(owner).__name__))
 
     def sites(self) -> list[Site]:
-        """Every site of every set, once."""
-        return list({id(site): site for c in self.sets for site in c.sites}.values())
+        """Every side of every layer that ran, in order of execution."""
+        return list(self._sites.values())
+
+    def site_of(self, owner: Owner, side: str) -> Site:
+        """One side of a layer; ``out`` for a layer that keeps channels apart."""
+        return self._sites[owner, side]
+
+    def sets_of(self, owner: Owner) -> list[tuple[int, ChannelSet]]:
+        """The channel sets that a layer has channels of, with their numbers."""
+        return [(number, self.sets[number]) for number in self._sets_of.get(owner, ())]
+
+    def why_not(self, number: int) -> str | None:
+        """Why a channel set (by number) may not be pruned, or None."""
+        outside = self._outside.get(number)
+        return self.sets[number].reason or (None if outside is None else outside[0])
+
+    def held_by(self, number: int) -> Site | None:
+        """The site outside the scope, or to be ignored, that keeps a set from being pruned."""
+        outside = self._outside.get(number)
+        return None if outside is None else outside[1]
 
     def replace_parameter(self, old: nn.Parameter, new: nn.Parameter) -> None:
         """Put a cut bare parameter in the place of the old one, in the model and in the graph."""
@@ -330,6 +367,9 @@ class ChannelGraph(tp.DependencyGraph):
         node.module = new
         self.module2node[new] = node
         self._parameter_dims[new] = self._parameter_dims.pop(old)
+        self._sets_of[new] = self._sets_of.pop(old, [])
+        site = self._sites.pop((old, "out"))
+        site.owner, self._sites[new, "out"] = new, site
         self._through.add(new)
 
     def prunable_sets(self) -> list[ChannelSet]:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from .._modes import eval_mode
 from ..layers import LayerRule, rule_of
-from .labels import Channels, LabelStore, merge_along, varying_dims
+from .labels import Channels, LabelStore, Place, merge_along, varying_dims
 from .operations import rule_for
 
 __all__ = ["Sites", "Tracer"]
@@ -48,7 +48,6 @@ class Tracer(TorchDispatchMode):
         store: Labels of live tensors.
         channels: All channels, united where they met.
         sites: For each layer (or bare parameter) its labels, in order of execution.
-        meetings: For explanations: label -> names of the places where it was united.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,6 +55,7 @@ class Tracer(TorchDispatchMode):
         self.model = model
         self.store = LabelStore()
         self.channels = Channels()
+        self.channels.where = self._place_number
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
         self._names = {module: name for name, module in model.named_modules()}
@@ -63,6 +63,8 @@ class Tracer(TorchDispatchMode):
         self._inside_layer = 0
         self._owned = {t.untyped_storage()._cdata: (n, t) for n, t in _state(model)}
         self._shared = _shared_parameters(model)
+        self._doing = "call"  # the operation or kind of layer that is being followed
+        self._place: int | None = None  # number of its place, once a union asked for it
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -96,6 +98,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self._inside_layer:
+            self._doing, self._place = func.overloadpacket.__name__, None
             rule = rule_for(func)
             if rule is not None:
                 rule(self, func, args, kwargs, output)
@@ -178,6 +181,7 @@ class Tracer(TorchDispatchMode):
         return hook
 
     def _layer(self, rule: LayerRule, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        self._doing, self._place = rule.kind, None
         result = rule.output(out)
         entering: list[Tensor] = []
         _each_tensor((args, kwargs), lambda t: entering.append(t))
@@ -266,16 +270,26 @@ class Tracer(TorchDispatchMode):
             for column in labels.view(parts, -1).unbind(1):
                 self.channels.unite_all(column)
 
+    def _place_number(self) -> int:
+        """Place of the operation that is being followed; the stack is walked once for each."""
+        if self._place is None:
+            self._place = self.channels.new_place(Place(self._doing, *self._here()))
+        return self._place
+
     def _where(self) -> str:
+        module, line = self._here()
+        return f"in '{module or 'the model'}'" + (f" ({line})" if line else "")
+
+    def _here(self) -> tuple[str, str]:
+        """Path of the module that runs, and file and line of the model's own code."""
         module = self._names.get(self._stack[-1], "") if self._stack else ""
         frame = sys._getframe(1)
         while frame is not None:
             path = frame.f_code.co_filename
             if not path.startswith((_OUR_FILES, _TORCH_FILES, "<")):
-                place = f"{Path(path).name}:{frame.f_lineno}"
-                return f"in '{module or 'the model'}' ({place})"
+                return module, f"{Path(path).name}:{frame.f_lineno}"
             frame = frame.f_back  # type: ignore[assignment]
-        return f"in '{module or 'the model'}'"
+        return module, ""
 
 
 def _along(labels: Tensor, axis: int, out: Tensor) -> Tensor:
@@ -285,7 +299,13 @@ def _along(labels: Tensor, axis: int, out: Tensor) -> Tensor:
 
 
 def _each_tensor(values: Any, visit: Callable[[Tensor], object]) -> None:
-    tree_map(lambda v: visit(v) if isinstance(v, Tensor) else None, values)
+    if isinstance(values, Tensor):
+        visit(values)
+    elif isinstance(values, (tuple, list)):  # the usual cases, without the cost of a tree
+        for value in values:
+            _each_tensor(value, visit)
+    elif values is not None and not isinstance(values, (int, float, str)):
+        tree_map(lambda v: visit(v) if isinstance(v, Tensor) else None, values)
 
 
 def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
