@@ -17,9 +17,11 @@ from ..errors import GraphError
 from ..layers import rule_of
 from .assembly import ChannelSet, Owner, Site, assemble, resolve
 from .cutting import cut_group
+from .explanation import Explanation, explain
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, build_group, parameter_node
 from .labels import Channels, Place
+from .overview import Report, report
 from .running import trace_shortest
 from .scope import Scope, check_scope, modules_in_scope
 from .tracer import Tracer
@@ -57,6 +59,7 @@ class ChannelGraph(tp.DependencyGraph):
         self._sites: dict[tuple[Owner, str], Site] = {}
         self._sets_of: dict[Owner, list[int]] = {}
         self.channels = Channels()
+        self.refused: dict[nn.Module, str] = {}
         self._parameter_dims: dict[nn.Parameter, int] = {}
         self._through: set[Owner] = set()
 
@@ -123,7 +126,7 @@ class ChannelGraph(tp.DependencyGraph):
             for owner, sites in tracer.sites.items()
             if sites.rule is None or sites.rule.relation == "through"
         }
-        self.channels = tracer.channels
+        self.channels, self.refused = tracer.channels, tracer.refused
         sites = resolve(tracer.sites, tracer.channels)
         self._sites = {(site.owner, site.side): site for site in sites}
         self.sets = assemble(sites, tracer.channels, self._through)
@@ -315,6 +318,48 @@ class ChannelGraph(tp.DependencyGraph):
         cut_group(self, group, record_history)
 
     # -- explanations -----------------------------------------------------------------------------
+
+    def explain(self, layer: Owner | str, side: str | None = None) -> Explanation:
+        """Say what goes with a layer's channels, where they met, and what protects them.
+
+        Args:
+            layer: A layer, a bare parameter, or the dotted name of one.
+            side: ``"in"`` or ``"out"``; default: both.
+
+        Returns:
+            The facts; printed, they are a text.
+
+        Raises:
+            InputError: If the model has no such layer, or it has no channels of its own.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Conv1d(8, 1, 3))
+            >>> graph = ChannelGraph(scope="all").build_dependency(net, torch.randn(1, 1, 16))
+            >>> print(graph.explain("0", "out"))
+            0
+              output channels 0:8: group '0' of 8 channels, may go
+                what goes together:
+                  0.weight[0:8, :, :] rows
+                  0.bias[0:8]
+                  2.weight[:, 0:8, :] columns
+            >>> print(graph.explain(net[2], "out"))
+            2
+              output channels 0: may not go, because it is an output of the model
+                what goes together:
+                  2.weight[0, :, :] rows
+                  2.bias[0]
+        """
+        return explain(self, layer, side)
+
+    def report(self) -> Report:
+        """Every group, and everything that is protected with the reason; printed, a table."""
+        return report(self)
+
+    def makes(self, owner: Owner) -> bool:
+        """Whether a layer makes channels of its own (norms and their like do not)."""
+        return owner not in self._through
 
     @property
     def protected(self) -> dict[str, str]:

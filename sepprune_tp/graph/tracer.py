@@ -48,6 +48,7 @@ class Tracer(TorchDispatchMode):
         store: Labels of live tensors.
         channels: All channels, united where they met.
         sites: For each layer (or bare parameter) its labels, in order of execution.
+        refused: Layers that have a rule but cannot be cut, with the reason.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,6 +58,7 @@ class Tracer(TorchDispatchMode):
         self.channels = Channels()
         self.channels.where = self._place_number
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
+        self.refused: dict[nn.Module, str] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
         self._names = {module: name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
@@ -203,6 +205,7 @@ class Tracer(TorchDispatchMode):
 
     def _refused(self, module: nn.Module, why: str, entering: list[Tensor], out: Any) -> None:
         reason = f"layer '{self._names[module]}' cannot be cut: {why}"
+        self.refused[module] = reason
         labels = [x for x in map(self.store.get, entering) if x is not None]
         for tensor in labels:
             self.channels.protect(torch.unique(tensor).tolist(), reason)

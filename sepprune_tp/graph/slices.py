@@ -1,0 +1,138 @@
+"""Which slices of which parameters a layer loses when some of its channels go.
+
+No rule has to declare this: the layer's own pruning functions cut a copy whose parameters hold
+their own positions, and what is missing afterwards is what the channels own.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Slice", "lost_slices", "ranges"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Part of a parameter that goes with some channels.
+
+    Attributes:
+        parameter: Dotted name in the model.
+        shape: Of the whole parameter.
+        dim: The axis that is cut.
+        indices: Along that axis.
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    dim: int
+    indices: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of values in the slice."""
+        return math.prod(self.shape) // self.shape[self.dim] * len(self.indices)
+
+    def __str__(self) -> str:
+        axes = [":"] * len(self.shape)
+        axes[self.dim] = ranges(self.indices)
+        kind = ("rows", "columns")[self.dim] if self.dim < 2 <= len(self.shape) else ""
+        return f"{self.parameter}[{', '.join(axes)}]" + (f" {kind}" if kind else "")
+
+
+def ranges(indices: Iterable[int], most: int = 4) -> str:
+    """Indices as a few half-open ranges: ``0:4, 7, 9:12`` becomes ``{0:4, 7, 9:12}``.
+
+    Args:
+        indices: Any order.
+        most: Ranges to show; of the rest only their number is told.
+
+    Returns:
+        One range without braces, several with.
+    """
+    ordered = sorted(set(indices))
+    breaks = [i for i, (a, b) in enumerate(pairwise(ordered), 1) if b != a + 1]
+    runs = [
+        f"{ordered[low]}:{ordered[high - 1] + 1}" if high - low > 1 else f"{ordered[low]}"
+        for low, high in pairwise([0, *breaks, len(ordered)])
+        if high > low
+    ]
+    if len(runs) <= 1:
+        return "".join(runs)
+    rest = len(runs) - most
+    more = f", ... {len(ordered)} in all" if rest > 0 else ""
+    return "{" + ", ".join(runs[:most]) + more + "}"
+
+
+def lost_slices(
+    module: nn.Module,
+    name: str,
+    cut: Callable[[nn.Module, Sequence[int]], Any],
+    channels: Sequence[Sequence[int]],
+) -> list[Slice]:
+    """Find what a layer loses with some of its channels.
+
+    Args:
+        module: The layer; it is not changed.
+        name: Its dotted name.
+        cut: The pruning function of the side that the channels are on.
+        channels: Indices on that side, those that have to go together in one item.
+
+    Returns:
+        One slice for each axis of each parameter that is cut.
+    """
+    half = max(1, len(channels) // 2)  # never all at once: a layer with no channels left may fail
+    found: dict[tuple[str, int], set[int]] = {}
+    for part in (channels[:half], channels[half:]):
+        if part:
+            for key, gone in _cut_copy(module, cut, sorted(i for one in part for i in one)):
+                found.setdefault(key, set()).update(gone)
+    shapes = {key: tuple(p.shape) for key, p in module.named_parameters()}
+    return [
+        Slice(f"{name}.{key}" if name else key, shapes[key], dim, tuple(sorted(gone)))
+        for (key, dim), gone in found.items()
+    ]
+
+
+def _cut_copy(
+    module: nn.Module, cut: Callable[[nn.Module, Sequence[int]], Any], idxs: list[int]
+) -> Iterable[tuple[tuple[str, int], set[int]]]:
+    """Cut a copy whose parameters hold their own positions, and see which are missing."""
+    twin = _numbered(module)
+    cut(twin, idxs)
+    left = dict(twin.named_parameters())
+    for key, before in module.named_parameters():
+        after = left.get(key)
+        for dim in range(before.dim() if after is not None else 0):
+            assert after is not None
+            if after.size(dim) < before.size(dim):
+                yield (key, dim), set(range(before.size(dim))) - _kept(after, before, dim)
+
+
+def _numbered(module: nn.Module) -> nn.Module:
+    """A copy in which every element of a parameter is its own position."""
+    swap = {
+        id(p): nn.Parameter(
+            torch.arange(p.numel(), dtype=torch.float64).view(p.shape), requires_grad=False
+        )
+        for p in module.parameters()
+    }
+    twin = copy.deepcopy(module, dict(swap))
+    twin.__dict__.pop("forward", None)  # that of a gate, if the gates are on
+    return twin
+
+
+def _kept(after: Tensor, before: Tensor, dim: int) -> set[int]:
+    """Positions along ``dim`` of the whole parameter that are still there."""
+    if after.numel() == 0:
+        return set()
+    first = after.detach().movedim(dim, 0).reshape(after.size(dim), -1)[:, 0].long()
+    stride = math.prod(before.shape[dim + 1 :])
+    return set((first // stride % before.size(dim)).tolist())
