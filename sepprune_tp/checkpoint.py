@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from sepprune_tp.errors import CheckpointError, InputError, require
 from sepprune_tp.skeleton import build_skeleton, describe_class
-from sepprune_tp.structure import Sizes, apply_structure, named_tensors, read_structure, set_tensors
+from sepprune_tp.structure import (
+    Sizes,
+    apply_structure,
+    expected_names,
+    named_tensors,
+    read_structure,
+    set_tensors,
+)
 from sepprune_tp.version import __version__
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "Header", "load_pruned", "read_header", "save_pruned"]
@@ -123,7 +130,7 @@ def load_pruned(
     """
     header, tensors = _read(Path(path))
     skeleton = model if model is not None else build_skeleton(header.architecture, str(path))
-    _check_names(skeleton, set(tensors), str(path))
+    _check_names(skeleton, header, set(tensors), str(path))
     apply_structure(skeleton, header.structure)
     set_tensors(skeleton, tensors, header.aliases, frozenset(header.frozen))
     skeleton.eval()
@@ -238,9 +245,9 @@ def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
     return stored, aliases
 
 
-def _check_names(model: nn.Module, saved: set[str], where: str) -> None:
+def _check_names(model: nn.Module, header: Header, saved: set[str], where: str) -> None:
     """Raise unless the model has exactly the tensors of the file."""
-    present = {name for name, _ in named_tensors(model)}
+    present = expected_names(model, header.structure)
     if present == saved:
         return
     raise CheckpointError(

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from sepprune_tp._modes import eval_mode
 from sepprune_tp.errors import InputError
 from sepprune_tp.layers import LayerRule, rule_of
+from sepprune_tp.layers.composite import named_layers, parts_of, run_by_parts
 
-__all__ = ["Part", "Profile", "Row", "attention_macs", "part_of", "profile"]
+__all__ = ["Part", "Profile", "Row", "part_of", "profile"]
 
 CallCost = Callable[[tuple[Any, ...], Any], int]
 
@@ -240,7 +241,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, str, CallC
     Yields:
         The module, and its name, its kind and the cost of one call (None if unknown).
     """
-    costs = {module: _cost_of(module) for module in model.modules()}
+    costs = {module: _cost_of(module) for _, module in named_layers(model)}
     inside = {
         inner
         for module, (_, cost) in costs.items()
@@ -248,7 +249,9 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, str, CallC
         for inner in module.modules()
         if inner is not module
     }
-    for name, module in model.named_modules():
+    for name, module in named_layers(model):
+        if parts_of(module):
+            continue  # its parts own its parameters
         kind, cost = costs[module]
         owns = any(True for _ in module.parameters(recurse=False))
         if module not in inside and (cost is not None or owns):
@@ -262,8 +265,6 @@ def _cost_of(module: nn.Module) -> tuple[str, CallCost | None]:
         return rule.kind, partial(_rule_macs, rule, module)
     if isinstance(module, nn.LSTM):
         return "rnn", partial(_projected_macs, module)
-    if isinstance(module, nn.MultiheadAttention):
-        return "attention", partial(attention_macs, module)
     return type(module).__name__, None
 
 
@@ -277,26 +278,6 @@ def _projected_macs(module: nn.LSTM, inputs: tuple[Any, ...], output: Any) -> in
     matrices = [p for name, p in module.named_parameters() if name.startswith("weight")]
     steps: int = output[0].numel() // output[0].shape[-1]
     return steps * sum(p.numel() for p in matrices)
-
-
-def attention_macs(module: nn.MultiheadAttention, inputs: tuple[Any, ...], output: Any) -> int:
-    """MACs of one call of multi-head attention: projections, and products with keys and values.
-
-    Args:
-        module: The layer, E features wide.
-        inputs: Query, key and value, each (L, B, E), (B, L, E) if ``batch_first``, or (L, E).
-        output: What the layer returned; not needed.
-
-    Returns:
-        B × (Lq·E² + Lk·kdim·E + Lk·vdim·E + 2·Lq·Lk·E + Lq·E²), as ``torch.nn`` computes it.
-    """
-    query, key = inputs[0], inputs[1]
-    time = 1 if module.batch_first and query.dim() == 3 else 0
-    batch = query.shape[1 - time] if query.dim() == 3 else 1
-    wide, queries, keys = module.embed_dim, query.shape[time], key.shape[time]
-    projections = 2 * queries * wide * wide + keys * (module.kdim + module.vdim) * wide
-    keys += (module.bias_k is not None) + bool(module.add_zero_attn)
-    return int(batch * (projections + 2 * queries * keys * wide))
 
 
 def _measure(
@@ -314,7 +295,7 @@ def _measure(
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in costs]
     try:
-        with eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad(), run_by_parts(model.modules()):
             model(*args, **kwargs)
     except Exception as error:
         shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
@@ -335,6 +316,10 @@ def _count_parameters(layers: dict[nn.Module, bool]) -> dict[nn.Module, int]:
     seen: set[int] = set()
     counts = {}
     for module, whole in layers.items():
+        rule = rule_of(module)
+        if rule is not None and not rule.parameters(module):  # it owns none, but may stand for some
+            counts[module] = int(rule.params(module, rule.n_in(module), rule.n_out(module)))
+            continue
         fresh = {id(p): p for p in module.parameters(recurse=whole) if id(p) not in seen}
         seen.update(fresh)
         counts[module] = sum(p.numel() for p in fresh.values())

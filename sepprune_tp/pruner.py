@@ -11,9 +11,10 @@ from torch_pruning import ops
 from torch_pruning.pruner.algorithms.base_pruner import BasePruner
 
 from .errors import InputError
-from .graph import ChannelGraph, ChannelGroup, Scope, channel_graph
+from .graph import ChannelGraph, ChannelGroup, Scope, channel_graph, is_lent
 from .importance import SepPruneImportance
 from .layers import rule_of
+from .layers.composite import hosts_in, named_layers, parts_of
 
 __all__ = ["SepPrunePruner", "install"]
 
@@ -118,7 +119,9 @@ def _complete_ratios(pruner: Any, ratios: Mapping[Any, float] | None) -> None:
     """
     for number, (key, ratio) in enumerate((ratios or {}).items()):
         modules = key if isinstance(key, tuple) else (key,)
-        for index, layer in enumerate(part for module in modules for part in module.modules()):
+        for index, layer in enumerate(
+            part for module in modules for _, part in named_layers(module)
+        ):
             rule = rule_of(layer)
             if rule is None or rule.relation == "through" or layer in pruner._layer_to_scope:
                 continue
@@ -129,6 +132,17 @@ def _complete_ratios(pruner: Any, ratios: Mapping[Any, float] | None) -> None:
             pruner.pruning_ratio_dict[layer] = pruner.iterative_pruning_ratio_scheduler(
                 ratio, pruner.iterative_steps
             )
+
+
+def _tied_parts(model: nn.Module, given: Mapping[Any, int] | None) -> dict[Any, int]:
+    """What torch-pruning does not ask parts of layers for: how many equal parts shrink alike."""
+    found: dict[Any, int] = dict(given or {})
+    for host in hosts_in(model.modules()):
+        for part in parts_of(host).values():
+            rule = rule_of(part)
+            if rule is not None and rule.ties(part)[1] > 1:
+                found.setdefault(part, rule.ties(part)[1])
+    return found
 
 
 def install() -> None:
@@ -145,8 +159,11 @@ def install() -> None:
         self: Any, model: Any, example_inputs: Any, importance: Any, *a: Any, **k: Any
     ) -> None:
         if not isinstance(importance, SepPruneImportance) or isinstance(self, SepPrunePruner):
+            if is_lent():
+                k["out_channel_groups"] = _tied_parts(model, k.get("out_channel_groups"))
             original(self, model, example_inputs, importance, *a, **k)
             return
+        k["out_channel_groups"] = _tied_parts(model, k.get("out_channel_groups"))
         with channel_graph(importance.scope_for(model)):
             original(self, model, example_inputs, importance, *a, **k)
         _complete_ratios(self, k.get("pruning_ratio_dict"))

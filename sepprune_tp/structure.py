@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp.errors import CheckpointError
+from sepprune_tp.layers.composite import composite_of
 
-__all__ = ["Sizes", "apply_structure", "named_tensors", "read_structure", "set_tensors"]
+__all__ = [
+    "Sizes",
+    "apply_structure",
+    "expected_names",
+    "named_tensors",
+    "read_structure",
+    "set_tensors",
+]
 
 Sizes = int | bool | None | list[int]
 
@@ -46,6 +54,19 @@ def read_structure(model: nn.Module) -> dict[str, dict[str, Sizes]]:
     return structure
 
 
+def expected_names(model: nn.Module, structure: dict[str, dict[str, Sizes]]) -> set[str]:
+    """Names of the tensors that a model will have once it has taken a saved structure."""
+    names = {name for name, _ in named_tensors(model)}
+    for path, module in model.named_modules(remove_duplicate=False):
+        composite = composite_of(module)
+        if composite is not None:
+            prefix = f"{path}." if path else ""
+            names -= {n for n in names if n.rpartition(".")[0] == path}
+            wanted = composite.tensor_names(module, structure.get(path, {}))
+            names |= {f"{prefix}{name}" for name in wanted}
+    return names
+
+
 def apply_structure(model: nn.Module, structure: dict[str, dict[str, Sizes]]) -> None:
     """Set the attributes that differ from those saved; never adds one that a module lacks.
 
@@ -64,6 +85,9 @@ def apply_structure(model: nn.Module, structure: dict[str, dict[str, Sizes]]) ->
                 "the model with the arguments that it had before it was pruned."
             )
         module = modules[name]
+        composite = composite_of(module)
+        if composite is not None:
+            composite.adopt(module, sizes)
         for key, saved in sizes.items():
             _set_size(module, name, key, saved)
 

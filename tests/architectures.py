@@ -110,7 +110,29 @@ class PlainConv(nn.Module):
         return self.head(y).transpose(1, 2)
 
 
-PLAIN: dict[str, Builder] = {"PlainConv": PlainConv}
+class PlainAttention(nn.Module):
+    """Self-attention, cross-attention with other widths, and torch's own transformer layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Conv1d(1, 12, 20, stride=10)
+        self.memory = nn.Conv1d(1, 8, 20, stride=20)
+        self.attention = nn.MultiheadAttention(12, 3, kdim=8, vdim=8)
+        self.encoder = nn.TransformerEncoderLayer(12, 2, 10, dropout=0.0, batch_first=True)
+        self.decoder = nn.TransformerDecoderLayer(12, 4, 10, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T) -> (B, 2, frames)."""
+        x, memory = self.frames(x.unsqueeze(1)), self.memory(x.unsqueeze(1))
+        x = x.permute(2, 0, 1)
+        memory = memory.permute(2, 0, 1)
+        x = (x + self.attention(x, memory, memory)[0]).transpose(0, 1)
+        x = self.decoder(self.encoder(x), x)
+        return self.head(x).transpose(1, 2)
+
+
+PLAIN: dict[str, Builder] = {"PlainConv": PlainConv, "PlainAttention": PlainAttention}
 
 
 def randomised(builder: Builder, seed: int, dtype: torch.dtype) -> nn.Module:

@@ -7,6 +7,7 @@ statistics; two input lengths; float32 and float64; with negative controls.
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.gates import GateSet
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.layers import rule_of
+from sepprune_tp.layers.composite import named_layers
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.profile import profile
 from sepprune_tp.pruner import SepPrunePruner
@@ -97,13 +99,13 @@ def assert_no_channel_is_split(gates: GateSet, pruned: nn.Module) -> None:
     for group, channel_set in zip(gates.groups, gates.graph.prunable_sets(), strict=True):
         mask = gates.masks()[group.name].tolist()
         closed |= {c for c, kept in zip(channel_set.components, mask, strict=True) if not kept}
-    seen = 0
+    seen, layers = 0, dict(named_layers(pruned))
     for channel_set in gates.graph.sets:
         for site in channel_set.sites:
             keep = torch.tensor([c not in closed for c in site.components.tolist()])
             if isinstance(site.owner, nn.Parameter):
                 continue
-            layer = pruned.get_submodule(gates.graph.name_of(site.owner))
+            layer = layers[gates.graph.name_of(site.owner)]
             rule = rule_of(layer)
             if rule is None:  # of many slopes one is left, which is then that of every channel
                 assert isinstance(layer, nn.PReLU) and layer.num_parameters == int(keep.sum()) == 1
@@ -143,7 +145,8 @@ def test_pruned_differs_from_dense_and_trains(name: str, scope: str) -> None:
     reached = []
     for model in (dense.train(), pruned.train()):
         model(x).square().mean().backward()
-        reached.append({n for n, p in model.named_parameters() if p.grad is not None})
+        with_grad = [n for n, p in model.named_parameters() if p.grad is not None]
+        reached.append({re.sub(r"(in|[qkv])_proj_", "proj_", name) for name in with_grad})
         assert all(p.requires_grad for p in model.parameters())
     assert reached[0] == reached[1] and len(reached[0]) > 3
 

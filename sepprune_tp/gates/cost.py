@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
+from ..layers.composite import hosts_in
 from ..profile import part_of, profile
 
 __all__ = ["Cost", "CostModel", "ExpectedCost"]
@@ -112,6 +113,7 @@ class CostModel:
                 _Layer(entry.module, rule, positions, into, out, n_in, n_out, inside)
             )
         owned = {p for e in measured.rows for p in e.module.parameters()}
+        owned |= {p for host in hosts_in(model.modules()) for p in host.parameters()}
         fixed[0] += sum(p.numel() for p in model.parameters() if p not in owned)
         self._bare = [
             (site.owner.numel() // site.components.numel(), site)

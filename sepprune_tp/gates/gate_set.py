@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..graph import ChannelGraph, Scope
 from ..graph.assembly import ChannelSet
+from ..layers.composite import allow_fused_layers, run_by_parts
 from .cost import Cost, CostModel
 from .parametrisation import Parametrisation, parametrisation
 from .patching import GatedLayer, check_fits, gated_layers, patch, unpatch
@@ -206,6 +207,8 @@ class GateSet:
                 check_fits(layer, self.graph.name_of(layer.module))
         self._depth += 1
         if self._depth == 1:
+            self._by_parts = run_by_parts(self.model.modules(), self._closes_some)
+            self._by_parts.__enter__()
             for layer in self._layers:
                 patch(layer, lambda: self._values, self.scores.device)
             self._hook = self.model.register_forward_pre_hook(self._draw)
@@ -223,10 +226,16 @@ class GateSet:
         if self._depth == 0:
             for layer in self._layers:
                 unpatch(layer)
+            self._by_parts.__exit__(None, None, None)
             self._hook.remove()
             self._hook, self._values = None, None
         elif isinstance(self._hook, _Nothing):  # an inner block gave gates by hand; back to ours
             self._hook = self.model.register_forward_pre_hook(self._draw)
+
+    def _closes_some(self) -> bool:
+        """Whether some gate may not be fully open in this forward pass."""
+        values = self._values
+        return values is not None and (values.requires_grad or bool((values != 1).any()))
 
     def _draw(self, *_: Any) -> None:
         """Fix the gates of the next forward pass."""
@@ -234,12 +243,14 @@ class GateSet:
             self._values = _with_one(self.kind.sample(self.scores, self.generator))
         else:
             self._values = _with_one(self._keep.to(self.scores.device, self.scores.dtype))
+        allow_fused_layers(not self._closes_some())
 
     def use(self, gates: Tensor) -> None:
         """Give the gates of the following forward passes by hand, inside ``with``; shape (N,)."""
         self._hook.remove()
         self._hook = _Nothing()
         self._values = _with_one(gates)
+        allow_fused_layers(not self._closes_some())
 
     def gated_modules(self) -> list[nn.Module]:
         """The layers that see masks, in order of execution."""

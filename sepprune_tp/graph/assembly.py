@@ -30,12 +30,14 @@ class Site:
         side: ``in`` or ``out`` (a layer that keeps channels apart has ``out`` only).
         components: Component of each channel, shape (n,), int64; 0: none.
         labels: The label that stood at each channel in the trace, shape (n,), int64.
+        consumes: Whether a gate in this layer closes its channels (it reads them).
     """
 
     owner: Owner
     side: str
     components: Tensor
     labels: Tensor
+    consumes: bool = False
     _positions: tuple[Tensor, dict[int, list[int]]] | None = field(
         default=None, repr=False, compare=False
     )
@@ -90,8 +92,18 @@ def resolve(traced: dict[Owner, Sites], channels: Channels) -> list[Site]:
     for owner, labels in traced.items():
         for side, values in (("in", labels.inputs), ("out", labels.outputs)):
             if values is not None:
-                sites.append(Site(owner, side, roots[values], values))
+                consumes = _consumes(owner, labels, side)
+                sites.append(Site(owner, side, roots[values], values, consumes))
     return sites
+
+
+def _consumes(owner: Owner, sites: Sites, side: str) -> bool:
+    if side == "in":
+        return True
+    rule = sites.rule
+    if rule is None or rule.relation != "through" or isinstance(owner, nn.Parameter):
+        return False
+    return rule.consumes(owner)
 
 
 def assemble(sites: list[Site], channels: Channels, through: set[Owner]) -> list[ChannelSet]:
@@ -165,7 +177,7 @@ def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str |
     if group.size == 1:
         single = group.root.components.numel() == 1
         return "it is a single channel" if single else "all of its channels are coupled into one"
-    if not any(site.side == "in" for site in group.sites):
+    if not any(site.consumes for site in group.sites):
         return "no layer with weights reads its channels"
     members = set(group.components)
     for site in group.sites:

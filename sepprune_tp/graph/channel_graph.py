@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 from ..architectures import adapters_in
 from ..errors import GraphError
 from ..layers import rule_of
+from ..layers.composite import named_layers, parts_of
 from .assembly import ChannelSet, Owner, Site, assemble, resolve
 from .cutting import cut_group
 from .explanation import Explanation, explain
@@ -98,7 +99,7 @@ class ChannelGraph(tp.DependencyGraph):
             InputError: If the scope does not fit the model.
         """
         self.model, self.verbose = model, verbose
-        self._module2name = {module: name for name, module in model.named_modules()}
+        self._module2name = {module: name for name, module in named_layers(model)}
         self._param_to_name = {p: n for n, p in model.named_parameters()}
         self.unwrapped_parameters = list(unwrapped_parameters or [])
         self.ignored_params = list(ignored_params or [])
@@ -147,7 +148,7 @@ class ChannelGraph(tp.DependencyGraph):
         self, channel_set: ChannelSet, inside: set[nn.Module] | None
     ) -> tuple[str, Site] | None:
         """Why the caller does not want these channels to go and which site says so, or None."""
-        ignored = {*self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params}
+        ignored = self._with_parts([*self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params])
         for site in channel_set.sites:
             name = self.name_of(site.owner)
             if site.side == "out" and site.owner in ignored:
@@ -155,6 +156,11 @@ class ChannelGraph(tp.DependencyGraph):
             if inside is not None and site.owner not in inside and not self._read_only(site):
                 return f"it is tied to '{name}', outside the scope", site
         return None
+
+    def _with_parts(self, owners: Iterable[Owner]) -> set[Owner]:
+        """Owners, and the parts of those that have some."""
+        modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+        return {*owners, *(part for module in modules for part in parts_of(module).values())}
 
     def _read_only(self, site: Site) -> bool:
         """With a list of modules as scope, layers outside may read what is made inside."""
@@ -228,7 +234,7 @@ class ChannelGraph(tp.DependencyGraph):
         Yields:
             Groups in order of execution.
         """
-        ignored = {*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING}
+        ignored = self._with_parts([*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING])
         with_gradients = any(p.grad is not None for p in self.model.parameters())
         for channel_set in list(self._prunable()):
             makers = [s.owner for s in channel_set.sites if s.side == "out"]

@@ -10,7 +10,14 @@ from torch_pruning import dependency
 from .channel_graph import ChannelGraph
 from .scope import Scope
 
-__all__ = ["channel_graph"]
+__all__ = ["channel_graph", "is_lent"]
+
+_THEIRS = dependency.DependencyGraph
+
+
+def is_lent() -> bool:
+    """Whether a torch-pruning pruner that is built now gets our graph."""
+    return dependency.DependencyGraph is not _THEIRS
 
 
 @contextmanager

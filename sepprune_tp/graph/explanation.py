@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..layers import rule_of
+from ..layers.composite import hosts_in, named_layers, parts_of
 from .assembly import ChannelSet, Owner, Site
 from .labels import Place
 from .slices import Slice, lost_slices, ranges
@@ -40,6 +41,8 @@ class Meeting:
     channels: int
 
     def __str__(self) -> str:
+        if self.one == self.other:
+            return f"'{self.one}' met itself in {self.place}: {_count(self.channels)}"
         return f"'{self.one}' met '{self.other}' in {self.place}: {_count(self.channels)}"
 
 
@@ -94,7 +97,7 @@ class Part:
             yield f"{which} channels{shown}: group '{self.group}' of {_count(self.size)}, may go"
         else:
             yield f"{which} channels{shown}: may not go, because {self.reason}"
-        if self.path:
+        if len(self.path) > 1:
             yield "  how it comes to that, for one channel:"
             yield from _shortened([f"    {line}" for line in self._path_lines()], 2 * _SHOWN)
         if self.slices:
@@ -143,7 +146,7 @@ class Explanation:
         )
 
 
-def explain(graph: ChannelGraph, layer: nn.Module | str, side: str | None = None) -> Explanation:
+def explain(graph: ChannelGraph, layer: Owner | str, side: str | None = None) -> Explanation:
     """Say which channels go with those of a layer, where they met, and what protects them.
 
     Args:
@@ -168,10 +171,10 @@ def explain(graph: ChannelGraph, layer: nn.Module | str, side: str | None = None
     return Explanation(name, tuple(p for site in sites for p in _parts(graph, site, forest)))
 
 
-def _owner(graph: ChannelGraph, layer: nn.Module | str) -> Owner:
+def _owner(graph: ChannelGraph, layer: Owner | str) -> Owner:
     """The layer or bare parameter that was asked for."""
     if isinstance(layer, str):
-        modules = dict(graph.model.named_modules())
+        modules = dict(named_layers(graph.model))
         parameters = dict(graph.model.named_parameters())
         found: Owner | None = modules.get(layer, parameters.get(layer))
         if found is None:
@@ -191,12 +194,12 @@ def _no_sites(graph: ChannelGraph, owner: Owner) -> str:
     name = graph.name_of(owner)
     if isinstance(owner, nn.Parameter):
         return "it is part of a layer (ask for that), did not run, or met channels in no known way"
-    if owner not in set(graph.model.modules()):
+    if owner not in {module for _, module in named_layers(graph.model)}:
         raise InputError(f"{type(owner).__name__} is not part of the model of this graph")
     if owner in graph.refused:
         return graph.refused[owner]
-    within = [graph.name_of(s.owner) for s in graph.sites() if s.owner in set(owner.modules())]
-    inside = list(dict.fromkeys(within))
+    layers = {module for _, module in named_layers(owner)}
+    inside = list(dict.fromkeys(graph.name_of(s.owner) for s in graph.sites() if s.owner in layers))
     if inside:
         more = f" and {len(inside) - 6} more" if len(inside) > 6 else ""
         raise InputError(
@@ -283,6 +286,11 @@ def _path(
 
 def _slices(graph: ChannelGraph, channel_set: ChannelSet, components: list[int]) -> Iterator[Slice]:
     """What every layer that shares the components loses with them."""
+    hosts = {
+        part: (host, name)
+        for host in hosts_in(graph.model.modules())
+        for name, part in parts_of(host).items()
+    }
     for site in channel_set.sites:
         positions, name = site.positions(), graph.name_of(site.owner)
         channels = [positions[c] for c in components if c in positions]
@@ -293,7 +301,9 @@ def _slices(graph: ChannelGraph, channel_set: ChannelSet, components: list[int])
             dim = graph.node_of(site.owner).pruning_dim
             yield Slice(name, tuple(site.owner.shape), dim, indices)
         else:
-            yield from lost_slices(site.owner, name, graph.function_of(site), channels)
+            host, part = hosts.get(site.owner, (site.owner, None))
+            cut = graph.function_of(site)
+            yield from lost_slices(host, graph.name_of(host), cut, channels, part)
 
 
 class _Forest:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .labels import Channels, LabelStore, constant_along, unite_pairs, varying_dims
-from .products import matmul
+from .products import attention, matmul
 
 __all__ = ["Rule", "Tracing", "rule_for"]
 
@@ -35,6 +35,9 @@ class Tracing(Protocol):
 
     def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
         """A bare parameter met ``labels`` (broadcast to a common shape) element by element."""
+
+    def consumed(self, labels: Tensor) -> bool:
+        """Whether a layer closes these channels for the product that they go into."""
 
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the model (or a view of one)."""
@@ -378,6 +381,10 @@ _NAMES: dict[Rule, str] = {
         "is_nonzero equal _assert_async sym_size item"
     ),
     matmul: "mm bmm addmm baddbmm mv",
+    attention: (
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"
+    ),
 }
 """ATen operations of each rule, by name; those that this version of torch lacks are left out."""
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..architectures import separator_of
 from ..errors import InputError
+from ..layers.composite import named_layers
 
 __all__ = ["Scope", "check_scope", "modules_in_scope"]
 
@@ -33,7 +34,7 @@ def modules_in_scope(scope: Scope, model: nn.Module) -> set[nn.Module] | None:
         InputError: If the model has no masker, or a listed module is not part of it.
     """
     if isinstance(scope, str):
-        return None if scope == "all" else set(separator_of(model).modules())
+        return None if scope == "all" else _inside(separator_of(model))
     known = set(model.modules())
     for module in scope:
         if module not in known:
@@ -41,4 +42,9 @@ def modules_in_scope(scope: Scope, model: nn.Module) -> set[nn.Module] | None:
                 f"scope lists a {type(module).__name__} that is not part of "
                 f"{type(model).__name__}; list modules of the model itself"
             )
-    return {part for module in scope for part in module.modules()}
+    return {part for module in scope for part in _inside(module)}
+
+
+def _inside(module: nn.Module) -> set[nn.Module]:
+    """A module's submodules, with the parts of composite layers."""
+    return {layer for _, layer in named_layers(module)}

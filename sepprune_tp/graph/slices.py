@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layers.composite import parts_of
+
 __all__ = ["Slice", "lost_slices", "ranges"]
 
 
@@ -76,23 +78,27 @@ def lost_slices(
     name: str,
     cut: Callable[[nn.Module, Sequence[int]], Any],
     channels: Sequence[Sequence[int]],
+    part: str | None = None,
 ) -> list[Slice]:
     """Find what a layer loses with some of its channels.
 
     Args:
-        module: The layer; it is not changed.
+        module: The layer, or the composite layer that it is a part of; it is not changed.
         name: Its dotted name.
         cut: The pruning function of the side that the channels are on.
         channels: Indices on that side, those that have to go together in one item.
+        part: Name of the part of a composite layer that loses the channels.
 
     Returns:
         One slice for each axis of each parameter that is cut.
     """
     half = max(1, len(channels) // 2)  # never all at once: a layer with no channels left may fail
     found: dict[tuple[str, int], set[int]] = {}
-    for part in (channels[:half], channels[half:]):
-        if part:
-            for key, gone in _cut_copy(module, cut, sorted(i for one in part for i in one)):
+    for some in (channels[:half], channels[half:]):
+        if some:
+            twin = _numbered(module)
+            cut(twin if part is None else parts_of(twin)[part], sorted(i for c in some for i in c))
+            for key, gone in _missing(module, twin):
                 found.setdefault(key, set()).update(gone)
     shapes = {key: tuple(p.shape) for key, p in module.named_parameters()}
     return [
@@ -101,12 +107,8 @@ def lost_slices(
     ]
 
 
-def _cut_copy(
-    module: nn.Module, cut: Callable[[nn.Module, Sequence[int]], Any], idxs: list[int]
-) -> Iterable[tuple[tuple[str, int], set[int]]]:
-    """Cut a copy whose parameters hold their own positions, and see which are missing."""
-    twin = _numbered(module)
-    cut(twin, idxs)
+def _missing(module: nn.Module, twin: nn.Module) -> Iterable[tuple[tuple[str, int], set[int]]]:
+    """Positions along each axis of each parameter that a numbered copy has lost."""
     left = dict(twin.named_parameters())
     for key, before in module.named_parameters():
         after = left.get(key)

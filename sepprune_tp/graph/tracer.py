@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from .._modes import eval_mode
 from ..layers import LayerRule, rule_of
+from ..layers.composite import named_layers, run_by_parts
 from .labels import Channels, LabelStore, Place, merge_along, varying_dims
 from .operations import rule_for
 
@@ -60,7 +61,8 @@ class Tracer(TorchDispatchMode):
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
         self.refused: dict[nn.Module, str] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
-        self._names = {module: name for name, module in model.named_modules()}
+        self._names = {module: name for name, module in named_layers(model)}
+        self._consumed: list[Tensor] = []
         self._stack: list[nn.Module] = []
         self._inside_layer = 0
         self._owned = {t.untyped_storage()._cdata: (n, t) for n, t in _state(model)}
@@ -82,7 +84,8 @@ class Tracer(TorchDispatchMode):
             call: Runs the model on the example.
             example_inputs: The tensors of the example, whose channels are the model's input.
         """
-        with torch.no_grad(), eval_mode(self.model), self._watching_modules():
+        by_parts = run_by_parts(self.model.modules())
+        with torch.no_grad(), eval_mode(self.model), by_parts, self._watching_modules():
             label = self.channels.fixed("it meets the model's input")
             _each_tensor(example_inputs, lambda t: self.store.set(t, label))
             with self:
@@ -127,6 +130,10 @@ class Tracer(TorchDispatchMode):
         for tensor in labels:
             self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
 
+    def consumed(self, labels: Tensor) -> bool:
+        """Whether channels just went through a layer that closes them for the product to come."""
+        return any(bool(torch.isin(labels, known).all()) for known in self._consumed)
+
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the model, or a view of one."""
         return tensor.untyped_storage()._cdata in self._owned
@@ -156,7 +163,7 @@ class Tracer(TorchDispatchMode):
     @contextmanager
     def _watching_modules(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in self.model.modules():
+            for module in self._names:
                 rule = rule_of(module)
                 before = module.register_forward_pre_hook(self._enter(rule), prepend=True)
                 stack.callback(before.remove)
@@ -220,6 +227,8 @@ class Tracer(TorchDispatchMode):
         merged = merge_along(labels, axis, self.channels)
         self._tie_parts(merged, rule.ties(module)[0])
         self._record(module, Sites(rule, None, merged))
+        if rule.consumes(module):
+            self._consumed.append(merged)
         self.store.set(out, _along(merged, rule.axis(module, out), out))
 
     def _maps(

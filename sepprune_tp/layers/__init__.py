@@ -13,7 +13,17 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
+from .attention import (
+    AttentionParts,
+    OpaqueAttentionRule,
+    Product,
+    ProductRule,
+    Projection,
+    ProjectionRule,
+    PrunedAttention,
+)
 from .base import LayerRule
+from .composite import parts_of, register_composite
 from .conv import ConvRule, DepthwiseConvRule
 from .linear import LinearRule
 from .norm import BatchNormRule, GroupNormRule, InstanceNormRule, LayerNormRule, PReLURule
@@ -78,6 +88,8 @@ def _refine(rule: LayerRule, module: Any) -> LayerRule | None:
         and 1 < module.groups == module.in_channels == module.out_channels
     ):
         return _DEPTHWISE
+    if isinstance(rule, OpaqueAttentionRule) and parts_of(module):
+        return None  # its parts have rules
     if isinstance(rule, PReLURule) and module.num_parameters == 1:
         return None  # one slope for all: no channels to keep track of
     return rule
@@ -99,3 +111,7 @@ register_rule(InstanceNormRule(), nn.modules.instancenorm._InstanceNorm)
 register_rule(GroupNormRule(), nn.GroupNorm)
 register_rule(LayerNormRule(), nn.LayerNorm)
 register_rule(PReLURule(), nn.PReLU)
+register_rule(OpaqueAttentionRule(), nn.MultiheadAttention)
+register_rule(ProjectionRule(), Projection)
+register_rule(ProductRule(), Product)
+register_composite(AttentionParts(), nn.MultiheadAttention, PrunedAttention)

@@ -111,6 +111,10 @@ class LayerRule(ABC):
         """Whether the layer reads its input channels through weights that a gate can scale."""
         return self.relation == "maps"
 
+    def consumes(self, module: nn.Module) -> bool:
+        """Whether the layer ends the way of its channels, so that a gate in it closes them."""
+        return self.relation == "maps" and self.reads(module)
+
     def remembers(self, module: nn.Module) -> bool:
         """Whether the layer reads its own output channels (recurrence)."""
         return False
