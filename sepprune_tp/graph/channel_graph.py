@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 from ..architectures import adapters_in
 from ..errors import GraphError
 from ..layers import rule_of
-from ..layers.composite import named_layers, parts_of
+from ..layers.composite import named_layers
 from .assembly import ChannelSet, Owner, Site, assemble, resolve
 from .cutting import cut_group
 from .explanation import Explanation, explain
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, build_group, parameter_node
 from .labels import Channels, Place
+from .limits import off_limits, with_parts
 from .overview import Report, report
 from .running import trace_shortest
 from .scope import Scope, check_scope, modules_in_scope
@@ -138,35 +139,11 @@ class ChannelGraph(tp.DependencyGraph):
         for number, channel_set in enumerate(self.sets):
             for owner in dict.fromkeys(site.owner for site in channel_set.sites):
                 self._sets_of.setdefault(owner, []).append(number)
-            why = None if channel_set.reason else self._off_limits(channel_set, inside)
+            why = None if channel_set.reason else off_limits(self, channel_set, inside)
             if why is not None:
                 self._outside[number] = why
         for fn in (self.function_of(site) for site in self.sites()):
             self._register_function(fn)
-
-    def _off_limits(
-        self, channel_set: ChannelSet, inside: set[nn.Module] | None
-    ) -> tuple[str, Site] | None:
-        """Why the caller does not want these channels to go and which site says so, or None."""
-        ignored = self._with_parts([*self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params])
-        for site in channel_set.sites:
-            name = self.name_of(site.owner)
-            if site.side == "out" and site.owner in ignored:
-                return f"'{name}' is to be ignored", site
-            if inside is not None and site.owner not in inside and not self._read_only(site):
-                return f"it is tied to '{name}', outside the scope", site
-        return None
-
-    def _with_parts(self, owners: Iterable[Owner]) -> set[Owner]:
-        """Owners, and the parts of those that have some."""
-        modules = [owner for owner in owners if isinstance(owner, nn.Module)]
-        return {*owners, *(part for module in modules for part in parts_of(module).values())}
-
-    def _read_only(self, site: Site) -> bool:
-        """With a list of modules as scope, layers outside may read what is made inside."""
-        return not isinstance(self.scope, str) and (
-            site.side == "in" or site.owner in self._through
-        )
 
     def _make_node(self, owner: Owner) -> Any:
         if isinstance(owner, nn.Parameter):
@@ -234,7 +211,7 @@ class ChannelGraph(tp.DependencyGraph):
         Yields:
             Groups in order of execution.
         """
-        ignored = self._with_parts([*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING])
+        ignored = with_parts([*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING])
         with_gradients = any(p.grad is not None for p in self.model.parameters())
         for channel_set in list(self._prunable()):
             makers = [s.owner for s in channel_set.sites if s.side == "out"]
@@ -350,12 +327,8 @@ class ChannelGraph(tp.DependencyGraph):
                   0.weight[0:8, :, :] rows
                   0.bias[0:8]
                   2.weight[:, 0:8, :] columns
-            >>> print(graph.explain(net[2], "out"))
-            2
-              output channels 0: may not go, because it is an output of the model
-                what goes together:
-                  2.weight[0, :, :] rows
-                  2.bias[0]
+            >>> graph.explain(net[2], "out").parts[0].reason
+            'it is an output of the model'
         """
         return explain(self, layer, side)
 

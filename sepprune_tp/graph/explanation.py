@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -13,7 +12,7 @@ from ..errors import InputError
 from ..layers import rule_of
 from ..layers.composite import hosts_in, named_layers, parts_of
 from .assembly import ChannelSet, Owner, Site
-from .labels import Place
+from .forest import Forest, Meeting, Step, counted
 from .slices import Slice, lost_slices, ranges
 
 if TYPE_CHECKING:
@@ -22,47 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "Meeting", "Part", "Step", "explain"]
 
 _SHOWN = 10  # lines of each list in the text; the facts hold all
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Channels of two layers that became one at some place in the code.
-
-    Attributes:
-        one: Name of the layer that makes the channels on one side.
-        other: Likewise on the other side.
-        place: Operation, module and line.
-        channels: How many channels met there.
-    """
-
-    one: str
-    other: str
-    place: Place
-    channels: int
-
-    def __str__(self) -> str:
-        if self.one == self.other:
-            return f"'{self.one}' met itself in {self.place}: {_count(self.channels)}"
-        return f"'{self.one}' met '{self.other}' in {self.place}: {_count(self.channels)}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A channel on the way to what protects it.
-
-    Attributes:
-        layer: Name of the layer that holds the channel, or words where no layer does.
-        channel: Its index there; None without a layer.
-        place: Where it met the channel of the step before; None for the first step, and where the
-            layer before reads what this one makes.
-    """
-
-    layer: str
-    channel: int | None
-    place: Place | None
-
-    def __str__(self) -> str:
-        return self.layer if self.channel is None else f"{self.layer}[{self.channel}]"
 
 
 @dataclass(frozen=True)
@@ -94,7 +52,7 @@ class Part:
         which = {"in": "input", "out": "output"}[self.side]
         shown = f" {ranges(self.channels)}" if self.channels else ""
         if self.reason is None:
-            yield f"{which} channels{shown}: group '{self.group}' of {_count(self.size)}, may go"
+            yield f"{which} channels{shown}: group '{self.group}' of {counted(self.size)}, may go"
         else:
             yield f"{which} channels{shown}: may not go, because {self.reason}"
         if len(self.path) > 1:
@@ -167,7 +125,7 @@ def explain(graph: ChannelGraph, layer: Owner | str, side: str | None = None) ->
     sites = [s for s in graph.sites() if s.owner is owner and side in (None, s.side)]
     if not sites:
         return Explanation(name, (Part(side or "out", (), None, 0, _no_sites(graph, owner)),))
-    forest = _Forest(graph)
+    forest = Forest(graph)
     return Explanation(name, tuple(p for site in sites for p in _parts(graph, site, forest)))
 
 
@@ -211,7 +169,7 @@ def _no_sites(graph: ChannelGraph, owner: Owner) -> str:
     return "it did not run on the example input"
 
 
-def _parts(graph: ChannelGraph, site: Site, forest: _Forest) -> Iterator[Part]:
+def _parts(graph: ChannelGraph, site: Site, forest: Forest) -> Iterator[Part]:
     """The channels of one side, split by the channel set that they are in."""
     left = dict(site.positions())
     for number, channel_set in graph.sets_of(site.owner):
@@ -244,7 +202,7 @@ def _part(
     channel_set: ChannelSet,
     components: list[int],
     channels: list[int],
-    forest: _Forest,
+    forest: Forest,
 ) -> Part:
     path = _path(graph, site, number, channel_set, components, forest)
     return Part(
@@ -265,7 +223,7 @@ def _path(
     number: int,
     channel_set: ChannelSet,
     components: list[int],
-    forest: _Forest,
+    forest: Forest,
 ) -> tuple[Step, ...]:
     """From a channel of the layer (of the group, if it has none such) to what protects it."""
     held = graph.held_by(number)
@@ -284,8 +242,20 @@ def _path(
     return ()
 
 
-def _slices(graph: ChannelGraph, channel_set: ChannelSet, components: list[int]) -> Iterator[Slice]:
+def _slices(graph: ChannelGraph, channel_set: ChannelSet, components: list[int]) -> list[Slice]:
     """What every layer that shares the components loses with them."""
+    merged: dict[tuple[str, int], Slice] = {}
+    for found in _slices_of_sites(graph, channel_set, components):
+        known = merged.get((found.parameter, found.dim))
+        if known is not None:
+            found = replace(known, indices=tuple(sorted({*known.indices, *found.indices})))
+        merged[found.parameter, found.dim] = found
+    return list(merged.values())
+
+
+def _slices_of_sites(
+    graph: ChannelGraph, channel_set: ChannelSet, components: list[int]
+) -> Iterator[Slice]:
     hosts = {
         part: (host, name)
         for host in hosts_in(graph.model.modules())
@@ -304,90 +274,6 @@ def _slices(graph: ChannelGraph, channel_set: ChannelSet, components: list[int])
             host, part = hosts.get(site.owner, (site.owner, None))
             cut = graph.function_of(site)
             yield from lost_slices(host, graph.name_of(host), cut, channels, part)
-
-
-class _Forest:
-    """The unions of a trace as a forest over labels, and the layer that made each label."""
-
-    def __init__(self, graph: ChannelGraph) -> None:
-        self._channels, self._name_of = graph.channels, graph.name_of
-        self._origin: dict[int, tuple[str, int]] = {}
-        for site in graph.sites():
-            if site.side == "out" and graph.makes(site.owner):
-                name = graph.name_of(site.owner)
-                for index, label in enumerate(site.labels.tolist()):
-                    self._origin.setdefault(label, (name, index))
-        met = graph.channels.meetings
-        self._edges: list[tuple[int, int, int]] = list(
-            zip(met.one, met.other, met.place, strict=True)
-        )
-        self._neighbours: dict[int, list[tuple[int, int]]] = {}
-        for one, other, place in self._edges:
-            self._neighbours.setdefault(one, []).append((other, place))
-            self._neighbours.setdefault(other, []).append((one, place))
-
-    def meetings(self, components: set[int]) -> list[Meeting]:
-        """Where the layers of some components met, in the order of the trace."""
-        counts: Counter[tuple[str, str, int]] = Counter()
-        for one, other, place in self._edges:
-            if self._channels.find(one) in components:
-                counts[self._maker(one), self._maker(other), place] += 1
-        return [
-            Meeting(one, other, self._place(place), count)
-            for (one, other, place), count in counts.items()
-        ]
-
-    def path(
-        self, site: Site, component: int, target: int | None, end: Step | None = None
-    ) -> tuple[Step, ...]:
-        """The channels that link one of a layer to a label; empty without a target."""
-        if target is None:
-            return ()
-        index = site.positions()[component][0]
-        start = int(site.labels[index])
-        steps = [Step(self._name_of(site.owner), index, None)]
-        for label, place in self._walk(start, target):
-            step = self._step(label, place)
-            if (step.layer, step.channel) != (steps[-1].layer, steps[-1].channel):
-                steps.append(step)
-        if end is not None and (end.layer, end.channel) != (steps[-1].layer, steps[-1].channel):
-            steps.append(end)
-        return tuple(steps)
-
-    def _walk(self, start: int, target: int) -> list[tuple[int, Place | None]]:
-        """Labels from ``start`` to ``target``, each with where it met the one before."""
-        before: dict[int, tuple[int, int]] = {start: (0, -1)}
-        queue = deque([start])
-        while queue and target not in before:
-            label = queue.popleft()
-            for other, place in self._neighbours.get(label, ()):
-                if other not in before:
-                    before[other] = (label, place)
-                    queue.append(other)
-        if target not in before:
-            return [(start, None)]
-        walked: list[tuple[int, Place | None]] = []
-        label = target
-        while label != start:
-            previous, place = before[label]
-            walked.append((label, self._place(place)))
-            label = previous
-        return [(start, None), *reversed(walked)]
-
-    def _step(self, label: int, place: Place | None) -> Step:
-        if label in self._origin:
-            return Step(*self._origin[label], place)
-        return Step(f"({self._channels.fixed_reasons.get(label, 'a value')})", None, place)
-
-    def _maker(self, label: int) -> str:
-        return self._origin[label][0] if label in self._origin else str(self._step(label, None))
-
-    def _place(self, number: int) -> Place:
-        return self._channels.places[number] if number >= 0 else Place("?")
-
-
-def _count(channels: int) -> str:
-    return f"{channels} channel" + ("s" if channels != 1 else "")
 
 
 def _shortened(lines: list[str], most: int) -> list[str]:

@@ -1,20 +1,20 @@
 """Which slices of which parameters a layer loses when some of its channels go.
 
 No rule has to declare this: the layer's own pruning functions cut a copy whose parameters hold
-their own positions, and what is missing afterwards is what the channels own.
+numbers of their own, and what is missing afterwards is what the channels own.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..layers.composite import parts_of
 
@@ -107,34 +107,30 @@ def lost_slices(
     ]
 
 
-def _missing(module: nn.Module, twin: nn.Module) -> Iterable[tuple[tuple[str, int], set[int]]]:
-    """Positions along each axis of each parameter that a numbered copy has lost."""
-    left = dict(twin.named_parameters())
-    for key, before in module.named_parameters():
-        after = left.get(key)
-        for dim in range(before.dim() if after is not None else 0):
-            assert after is not None
-            if after.size(dim) < before.size(dim):
-                yield (key, dim), set(range(before.size(dim))) - _kept(after, before, dim)
-
-
 def _numbered(module: nn.Module) -> nn.Module:
-    """A copy in which every element of a parameter is its own position."""
-    swap = {
-        id(p): nn.Parameter(
-            torch.arange(p.numel(), dtype=torch.float64).view(p.shape), requires_grad=False
-        )
-        for p in module.parameters()
-    }
-    twin = copy.deepcopy(module, dict(swap))
+    """A copy in which every element of every parameter is a number of its own, from 1."""
+    memo: dict[int, Any] = {}
+    start = 1
+    for parameter in module.parameters():
+        numbers = torch.arange(start, start + parameter.numel(), dtype=torch.float64)
+        memo[id(parameter)] = nn.Parameter(numbers.view(parameter.shape), requires_grad=False)
+        start += parameter.numel()
+    twin = copy.deepcopy(module, memo)
     twin.__dict__.pop("forward", None)  # that of a gate, if the gates are on
     return twin
 
 
-def _kept(after: Tensor, before: Tensor, dim: int) -> set[int]:
-    """Positions along ``dim`` of the whole parameter that are still there."""
-    if after.numel() == 0:
-        return set()
-    first = after.detach().movedim(dim, 0).reshape(after.size(dim), -1)[:, 0].long()
-    stride = math.prod(before.shape[dim + 1 :])
-    return set((first // stride % before.size(dim)).tolist())
+def _missing(module: nn.Module, twin: nn.Module) -> Iterator[tuple[tuple[str, int], set[int]]]:
+    """What a numbered copy has lost along each axis, under whatever names the rest now stands."""
+    count = sum(p.numel() for p in module.parameters())
+    present = torch.zeros(count + 1, dtype=torch.bool)
+    for parameter in twin.parameters():
+        present[parameter.detach().flatten().long()] = True
+    start = 1
+    for key, before in module.named_parameters():
+        left = present[start : start + before.numel()].view(before.shape)
+        start += before.numel()
+        for dim in range(before.dim()):
+            gone = ~left.movedim(dim, 0).reshape(before.size(dim), -1).any(1)
+            if bool(gone.any()) and (bool(left.any()) or dim == 0):
+                yield (key, dim), set(gone.nonzero().flatten().tolist())
