@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from sepprune_tp.checkpoint import load_pruned, save_pruned
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import ChannelGraph
-from sepprune_tp.layers.attention import Product, Projection, PrunedAttention, attend, separate
+from sepprune_tp.importance import SepPruneImportance
+from sepprune_tp.layers.attention import PrunedAttention, attend, separate
+from sepprune_tp.layers.attention_parts import Product, Projection
 from sepprune_tp.layers.composite import parts_of, run_by_parts
 from sepprune_tp.profile import profile
 from sepprune_tp.pruner import SepPrunePruner
@@ -233,6 +235,44 @@ def test_ignoring_the_attention_keeps_it_whole() -> None:
     assert [name for name, _ in graph.named_groups()] == ["into"]
     listed = ChannelGraph([model.attention]).build_dependency(model, torch.randn(1, 6, 4))
     assert [name for name, _ in listed.named_groups()] == ["attention.query", "attention.value"]
+
+
+class Translator(nn.Module):
+    """``nn.Transformer`` between layers that make and read its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target = nn.Linear(4, 12), nn.Linear(5, 12)
+        self.body = nn.Transformer(12, 3, 2, 2, 10, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(12, 2)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """(B, S, 4), (B, L, 5) -> (B, L, 2), each target reads those before it."""
+        causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.out(self.body(self.source(source), self.target(target), tgt_mask=causal))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=str)
+def test_transformer(dtype: torch.dtype) -> None:
+    example = (tokens(1, 6, 4).to(dtype), tokens(1, 5, 5).to(dtype))
+    gates = GateSet(randomised(Translator, 0, dtype), example, scope="all")
+    names = {group.name for group in gates.groups}
+    assert "body.decoder.layers.1.multihead_attn.value" in names
+    assert len(names & {"source", "target"}) == 1  # d_model is one for both
+    assert gates.graph.protected.keys() == {"out"}
+    gates.load_masks(keep_by(gates, "odd"))
+    predicted = gates.cost()
+    model = copy.deepcopy(gates.model)
+    SepPrunePruner(model, example, SepPruneImportance(gates)).step()
+    assert profile(model, example).macs == predicted.macs
+    x = (tokens(2, 9, 4, seed=1).to(dtype), tokens(2, 7, 5, seed=2).to(dtype))
+    with gates:
+        masked = gates.model(*x)
+    limit = 1e-5 if dtype == torch.float32 else 1e-10
+    assert far(model(*x), masked) < limit
+    with torch.no_grad():  # torch's fused layers run where nothing asks for a gradient
+        assert far(model(*x), masked) < limit
+    assert far(gates.model(*x), masked) > 1e-2
 
 
 # -- cost, criteria, files ------------------------------------------------------------------------

@@ -15,7 +15,10 @@ from ..errors import InputError
 
 __all__ = ["Adapter", "adapters_in", "register_adapter", "separator_of", "sync_attributes"]
 
-_PLUGINS = {"asteroid": "sepprune_tp.architectures.asteroid"}
+_PLUGINS = {
+    "asteroid": "sepprune_tp.architectures.asteroid",
+    "torch": "sepprune_tp.architectures.torch_layers",
+}
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
 _SEPARATORS = ("masker", "separator", "separation", "mask_net", "mask_generator", "sm")
 

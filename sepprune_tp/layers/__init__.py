@@ -13,14 +13,14 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
-from .attention import (
+from .attention import PrunedAttention
+from .attention_parts import (
     AttentionParts,
     OpaqueAttentionRule,
     Product,
     ProductRule,
     Projection,
     ProjectionRule,
-    PrunedAttention,
 )
 from .base import LayerRule
 from .composite import parts_of, register_composite
