@@ -12,6 +12,7 @@ from torch_pruning import ops
 from torch_pruning.dependency import Node
 from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
+from .._unwrap import unwrapped
 from ..architectures import adapters_in
 from ..errors import GraphError
 from ..layers import rule_of
@@ -82,7 +83,8 @@ class ChannelGraph(tp.DependencyGraph):
         """Trace a model and find its groups; the arguments are torch-pruning's.
 
         Args:
-            model: The model; its train/eval modes are left as they are.
+            model: The model, or a wrapper around it (see ``_unwrap``); its train/eval modes are
+                left as they are.
             example_inputs: A tensor, a tuple or list of arguments, or a dict of keyword arguments.
             forward_fn: Calls the model on the example, instead of ``model(example)``.
             output_transform: Applied to the outputs, which protect the channels that they hold.
@@ -97,8 +99,9 @@ class ChannelGraph(tp.DependencyGraph):
 
         Raises:
             GraphError: If the model does not run on the example.
-            InputError: If the scope does not fit the model.
+            InputError: If the scope does not fit the model, or it is TorchScript.
         """
+        model = unwrapped(model)
         self.model, self.verbose = model, verbose
         self._module2name = {module: name for name, module in named_layers(model)}
         self._param_to_name = {p: n for n, p in model.named_parameters()}
