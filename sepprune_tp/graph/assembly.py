@@ -38,9 +38,20 @@ class Site:
     components: Tensor
     labels: Tensor
     consumes: bool = False
+    _members: tuple[Tensor, dict[int, int]] | None = field(default=None, repr=False, compare=False)
     _positions: tuple[Tensor, dict[int, list[int]]] | None = field(
         default=None, repr=False, compare=False
     )
+
+    def members(self) -> dict[int, int]:
+        """The components, in order of their first channel, each with the index of that channel."""
+        if self._members is None or self._members[0] is not self.components:
+            found: dict[int, int] = {}
+            for index, component in enumerate(self.components.tolist()):
+                found.setdefault(component, index)
+            found.pop(0, None)
+            self._members = (self.components, found)
+        return self._members[1]
 
     def positions(self) -> dict[int, list[int]]:
         """Indices of the channels of each component, in order of their first channel."""
@@ -119,15 +130,15 @@ def assemble(sites: list[Site], channels: Channels, through: set[Owner]) -> list
     """
     holders: dict[int, list[Site]] = {}
     for site in sites:
-        for component in site.positions():
+        for component in site.members():
             holders.setdefault(component, []).append(site)
     makers = [s for s in sites if s.side == "out" and s.owner not in through]
     done: set[int] = {0}
     groups = []
     for maker in makers:
-        if not maker.positions().keys() <= done:
+        if not maker.members().keys() <= done:
             family = _family(maker, holders, through)
-            while not maker.positions().keys() <= done:
+            while not maker.members().keys() <= done:
                 group = _group(family, done, holders, channels)
                 done.update(group.components)
                 groups.append(group)
@@ -138,7 +149,7 @@ def _family(start: Site, holders: dict[int, list[Site]], through: set[Owner]) ->
     """All makers that are linked to ``start`` by shared components."""
     family, queue, seen = {id(start): start}, [start], set[int]()
     while queue:
-        for component in queue.pop().positions().keys() - seen:
+        for component in queue.pop().members().keys() - seen:
             seen.add(component)
             for other in holders.get(component, []):
                 if other.side == "out" and other.owner not in through and id(other) not in family:
@@ -153,15 +164,16 @@ def _group(
     """The group of the maker with the most components left, one channel each if possible."""
 
     def rank(site: Site) -> tuple[int, bool]:
-        members = site.positions().keys()
+        members = site.members().keys()
         return len(members - done), len(members) == site.components.numel()
 
     root = max(family, key=rank)
-    ordered = list(root.positions())
+    ordered = list(root.members())
     members = [c for c in ordered if c not in done]
     sites = {id(root): root}
     for component in members:
-        sites.update((id(site), site) for site in holders[component])
+        for site in holders[component]:
+            sites[id(site)] = site
     group = ChannelSet(root, members, list(sites.values()))
     group.reason = _why_not(group, ordered, channels)
     return group
@@ -181,7 +193,7 @@ def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str |
         return "no layer with weights reads its channels"
     members = set(group.components)
     for site in group.sites:
-        used = site.positions()
+        used = site.members()
         if len(used) < 2 and used.keys() <= members:
             return "it would leave a layer without channels"
     return None

@@ -40,7 +40,7 @@ def cut_group(graph: ChannelGraph, group: ChannelGroup, record_history: bool = T
         if not cut:
             continue  # torch-pruning asks for empty groups where a ranking spares a layer
         _cut(graph, item_dep, side, sorted(cut))
-    remaining = group.channel_set.root.positions().keys()
+    remaining = group.channel_set.root.members()
     left = [c for c in group.channel_set.components if c in remaining]
     group.channel_set.components = left
     sync_attributes(graph.model)

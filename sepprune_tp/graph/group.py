@@ -64,8 +64,8 @@ def build_group(
     """
     group = ChannelGroup(graph, channel_set)
     root = channel_set.root
-    first = root.positions()
-    order = {c: first[c][0] for c in components}
+    first = root.members()
+    order = {c: first[c] for c in components}
     root_node = graph.node_of(root.owner)
     trigger = graph.function_of(root)
     items: list[Any] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -62,9 +63,10 @@ def trace_shortest(
         output = _forward(model, inputs, forward_fn)
         return output if output_transform is None else output_transform(output)
 
+    whole = cache(lambda: _collapsed_on(model, call, example))
     with eagerly(), keep_random_state(model):
         for length in _lengths(example):
-            tracer = _trace_piece(model, call, example, length)
+            tracer = _trace_piece(model, call, _shortened(example, length), whole)
             if tracer is not None:
                 return tracer
         try:
@@ -78,11 +80,20 @@ def trace_shortest(
             ) from error
 
 
-def _trace_piece(model: nn.Module, call: Call, example: Any, length: int) -> Tracer | None:
-    """Trace the first samples, or None if the model does not run on them or something collapses."""
+def _trace_piece(
+    model: nn.Module, call: Call, piece: Any, whole: Callable[[], Shapes]
+) -> Tracer | None:
+    """Trace a piece of the example, or None if the model does not run on it or it collapses.
+
+    Args:
+        model: The model.
+        call: Runs it.
+        piece: The first samples of the example.
+        whole: What collapses on the whole example.
+    """
     try:
-        tracer, collapsed = _traced(model, call, _shortened(example, length))
-        if not collapsed or collapsed == _collapsed_on(model, call, example):
+        tracer, collapsed = _traced(model, call, piece)
+        if not collapsed or collapsed == whole():
             return tracer
     except _CALL_ERRORS:
         pass  # too short for its filters, or tied to the length: the whole example decides
