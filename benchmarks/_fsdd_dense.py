@@ -1,4 +1,4 @@
-"""The dense Conv-TasNet of the FSDD benchmark: how it is built, trained, kept and found again."""
+"""The dense models of the FSDD benchmark: how they are built, trained, kept and found again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from _records import by_pair, data_hash, environment, scores, write_atomically
+from asteroid import models
 from asteroid.masknn.norms import GlobLN
-from asteroid.models import ConvTasNet
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from sepprune_tp.mixtures import MixtureDataset, load_recordings
 from sepprune_tp.recovery import finetune
 
 __all__ = [
-    "MODEL_ARGS",
+    "MODELS",
     "build",
     "fast_global_norm",
     "load",
@@ -32,28 +32,44 @@ __all__ = [
     "validation_set",
 ]
 
-MODEL_ARGS: dict[str, Any] = {
-    "n_src": 2,
-    "n_filters": 128,
-    "kernel_size": 16,
-    "stride": 8,
-    "bn_chan": 64,
-    "hid_chan": 128,
-    "skip_chan": 64,
-    "n_blocks": 6,
-    "n_repeats": 2,
-    "mask_act": "relu",
-    "sample_rate": 8000,
+_COMMON = {"n_src": 2, "kernel_size": 16, "stride": 8, "mask_act": "relu", "sample_rate": 8000}
+MODELS: dict[str, dict[str, Any]] = {
+    "ConvTasNet": {
+        **_COMMON,
+        "n_filters": 128,
+        "bn_chan": 64,
+        "hid_chan": 128,
+        "skip_chan": 64,
+        "n_blocks": 6,
+        "n_repeats": 2,
+    },
+    "SuDORMRFImprovedNet": {
+        **_COMMON,
+        "n_filters": 128,
+        "bn_chan": 64,
+        "num_blocks": 6,
+        "upsampling_depth": 4,
+    },
+    "DPRNNTasNet": {
+        **_COMMON,
+        "n_filters": 64,
+        "bn_chan": 64,
+        "hid_size": 64,
+        "n_repeats": 2,
+        "chunk_size": 64,
+    },
 }
+"""Arguments of Asteroid's classes, by class name."""
 TEST_SEED, TEST_SECONDS = 20, 3.0
 VALIDATION_SEED = 10
 
 
-def build(seed: int = 0, **args: Any) -> ConvTasNet:
+def build(name: str = "ConvTasNet", seed: int = 0, **args: Any) -> nn.Module:
     """An untrained model whose weights follow from the seed; global random state untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConvTasNet(**{**MODEL_ARGS, **args})
+        built: nn.Module = getattr(models, name)(**{**MODELS[name], **args})
+        return built
 
 
 @contextmanager
@@ -92,11 +108,19 @@ def test_set(data: Path, size: int = 300) -> MixtureDataset:
 
 
 def train(
-    data: Path, weights: Path, work: Path, *, minutes: float, batch_size: int, lr: float
+    name: str,
+    data: Path,
+    weights: Path,
+    work: Path,
+    *,
+    minutes: float,
+    batch_size: int,
+    lr: float,
 ) -> dict[str, Any]:
-    """Train the dense model, evaluate it, and write weights and a JSON description beside them.
+    """Train a dense model, evaluate it, and write weights and a JSON description beside them.
 
     Args:
+        name: One of ``MODELS``.
         data: Folder in the layout of the Free Spoken Digit Dataset.
         weights: The ``.safetensors`` file to write.
         work: Where the running training keeps what it resumes from.
@@ -107,7 +131,7 @@ def train(
     Returns:
         The description.
     """
-    model = build()
+    model = build(name)
     with fast_global_norm():
         result = finetune(
             model,
@@ -121,15 +145,16 @@ def train(
             val_every=250,
             early_stop=0,
             precision="bf16-mixed",
-            compile=True,
+            compile=name
+            != "DPRNNTasNet",  # compiling gains nothing where recurrences take the time
             checkpoint_dir=work,
         )
     mixtures = test_set(data)
     with fast_global_norm():
         evaluation = evaluate(model, mixtures, sample_rate=mixtures.sample_rate, batch_size=10)
     description = {
-        "model": "ConvTasNet",
-        "model_args": MODEL_ARGS,
+        "model": name,
+        "model_args": MODELS[name],
         "params": evaluation.params,
         "data": "fsdd",
         "data_sha256": data_hash(data),
@@ -158,7 +183,7 @@ def save(model: nn.Module, weights: Path, description: dict[str, Any]) -> None:
     write_atomically(weights.with_suffix(".json"), json.dumps(description, indent=1) + "\n")
 
 
-def load(weights: Path) -> tuple[ConvTasNet, dict[str, Any]]:
+def load(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The trained model, in evaluation mode, and its description.
 
     Raises:
@@ -166,7 +191,7 @@ def load(weights: Path) -> tuple[ConvTasNet, dict[str, Any]]:
     """
     try:
         description = json.loads(weights.with_suffix(".json").read_text())
-        model = build(**description["model_args"])
+        model = build(description["model"], **description["model_args"])
         model.load_state_dict(load_file(weights))
     except Exception as error:
         raise CheckpointError(

@@ -1,6 +1,6 @@
-"""Conv-TasNet on mixtures of real speech (Free Spoken Digit Dataset): train, prune, compare.
+"""Separators on mixtures of real speech (Free Spoken Digit Dataset): train, prune, compare.
 
-``python benchmarks/fsdd.py train`` trains the dense model, about an hour on one thread.
+``python benchmarks/fsdd.py train`` trains a dense model, about an hour on one thread.
 ``python benchmarks/fsdd.py compare`` prunes it by our criterion, magnitude and Taylor.
 """
 
@@ -18,9 +18,10 @@ from _records import Records, data_hash, write_atomically
 
 ROOT = Path(__file__).resolve().parent
 DATA = ROOT.parent.parent / "shared" / "fsdd"
-WEIGHTS = ROOT / "checkpoints" / "fsdd_convtasnet.safetensors"
+CHECKPOINTS = ROOT / "checkpoints"
+WEIGHTS = CHECKPOINTS / "fsdd_convtasnet.safetensors"
 RESULTS = ROOT / "results"
-WORK = ROOT.parent / "runs" / "fsdd" / "dense"
+WORK = ROOT.parent / "runs" / "fsdd"
 
 BUDGETS, SEEDS = [0.5, 0.25], [0, 1, 2]
 CHOICE = "sepprune, or a torch-pruning importance; with /local, by layer."
@@ -33,21 +34,25 @@ DataOption = Annotated[Path, typer.Option(help="Folder that holds recordings/.")
 
 @app.command()
 def train(
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(dense.MODELS)}.")] = "ConvTasNet",
     data: DataOption = DATA,
-    weights: Annotated[Path, typer.Option(help="Where the trained model goes.")] = WEIGHTS,
+    checkpoints: Annotated[Path, typer.Option(help="Where trained models go.")] = CHECKPOINTS,
     work: Annotated[Path, typer.Option(help="Where a killed training resumes from.")] = WORK,
     minutes: Annotated[float, typer.Option(help="Time to train.")] = 55.0,
     batch_size: Annotated[int, typer.Option(help="Mixtures of 2 s in a step.")] = 4,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
     retrain: Annotated[bool, typer.Option(help="Train even if there is a model.")] = False,
 ) -> None:
-    """Train the dense model, unless it is there already."""
+    """Train a dense model, unless it is there already."""
+    if model not in dense.MODELS:
+        raise typer.BadParameter(f"{model!r} is not one of {', '.join(dense.MODELS)}")
+    weights = checkpoints / f"fsdd_{model.lower()}.safetensors"
     if weights.exists() and not retrain:
         _, description = dense.load(weights)
         typer.echo(f"{weights} is there already; --retrain trains another.")
     else:
         description = dense.train(
-            data, weights, work, minutes=minutes, batch_size=batch_size, lr=lr
+            model, data, weights, work / model, minutes=minutes, batch_size=batch_size, lr=lr
         )
     typer.echo(
         f"SI-SDRi {description['si_sdri']:.2f} dB, SDRi {description['sdri']:.2f} dB after "

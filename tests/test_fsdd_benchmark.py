@@ -63,15 +63,15 @@ def test_fast_norm_is_the_same_layer_and_is_taken_back() -> None:
 
 def test_build_follows_its_seed() -> None:
     state = torch.get_rng_state()
-    first, again, other = (dense.build(seed).state_dict() for seed in (1, 1, 2))
+    first, again, other = (dense.build(seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_saved_model_comes_back(tmp_path: Path) -> None:
-    model, path = dense.build(3).eval(), tmp_path / "model.safetensors"
-    dense.save(model, path, {"model_args": dense.MODEL_ARGS})
+    model, path = dense.build(seed=3).eval(), tmp_path / "model.safetensors"
+    dense.save(model, path, {"model": "ConvTasNet", "model_args": dense.MODELS["ConvTasNet"]})
     loaded, _ = dense.load(path)
     mixture = torch.ones(1, 1000)
     with torch.no_grad():
