@@ -23,6 +23,7 @@ class GraphRow:
         arguments: Keyword arguments of the factory.
         shape: Of the example input: one second at the model's sample rate.
         scope: ``separator`` or ``all``.
+        alone: Whether torch-pruning's own graph is tried on it, too.
     """
 
     model: str
@@ -31,6 +32,7 @@ class GraphRow:
     arguments: dict[str, Any]
     shape: tuple[int, ...] = (1, 16000)
     scope: str = "all"
+    alone: bool = False
 
     @property
     def name(self) -> str:
@@ -68,8 +70,13 @@ def _mend() -> None:
     mend_asteroid()
 
 
+def _first(model: str, variant: str = "default", **options: Any) -> GraphRow:
+    """The row of an architecture that torch-pruning's own graph is tried on."""
+    return _asteroid(model, variant, alone=True, **options)
+
+
 def _asteroid(model: str, variant: str = "default", **options: Any) -> GraphRow:
-    kept = {key: options.pop(key) for key in ("shape", "scope") if key in options}
+    kept = {key: options.pop(key) for key in ("shape", "scope", "alone") if key in options}
     sources = {} if model in ("DeMask", "DCCRNet", "DCUNet") else {"n_src": 2}
     return GraphRow(model, variant, f"asteroid.models:{model}", {**sources, **options}, **kept)
 
@@ -77,31 +84,31 @@ def _asteroid(model: str, variant: str = "default", **options: Any) -> GraphRow:
 _DCUNET_20: dict[str, Any] = {"architecture": "DCUNet-20", "fix_length_mode": "pad"}
 
 ROWS: list[GraphRow] = [
-    _asteroid("ConvTasNet", "gLN"),
+    _first("ConvTasNet", "gLN"),
     _asteroid("ConvTasNet", "gLN", scope="separator"),
     _asteroid("ConvTasNet", "cLN", norm_type="cLN"),
     _asteroid("ConvTasNet", "BN", norm_type="bN"),
     _asteroid("ConvTasNet", "causal cgLN", norm_type="cgLN", causal=True),
     _asteroid("ConvTasNet", "no skip", skip_chan=0),
     _asteroid("ConvTasNet", "3 sources, softmax", n_src=3, mask_act="softmax"),
-    _asteroid("DPRNNTasNet", "BLSTM"),
+    _first("DPRNNTasNet", "BLSTM"),
     _asteroid("DPRNNTasNet", "BLSTM", scope="separator"),
-    _asteroid("DPRNNTasNet", "BGRU", rnn_type="GRU"),
-    _asteroid("DPRNNTasNet", "BRNN", rnn_type="RNN"),
-    _asteroid("DPRNNTasNet", "LSTM (causal)", bidirectional=False, norm_type="cLN"),
-    _asteroid("DPRNNTasNet", "multiply-concat", use_mulcat=True),
-    _asteroid("DPTNet"),
+    _first("DPRNNTasNet", "BGRU", rnn_type="GRU"),
+    _first("DPRNNTasNet", "BRNN", rnn_type="RNN"),
+    _first("DPRNNTasNet", "LSTM (causal)", bidirectional=False, norm_type="cLN"),
+    _first("DPRNNTasNet", "multiply-concat", use_mulcat=True),
+    _first("DPTNet"),
     _asteroid("DPTNet", scope="separator"),
-    _asteroid("SuDORMRFNet"),
-    _asteroid("SuDORMRFImprovedNet"),
-    _asteroid("LSTMTasNet", "BLSTM"),
-    _asteroid("LSTMTasNet", "LSTM", bidirectional=False),
-    _asteroid("DeMask"),
-    _asteroid("DCCRNet", "DCCRN-CL", architecture="DCCRN-CL"),
-    _asteroid("DCUNet", "20", **_DCUNET_20),
+    _first("SuDORMRFNet"),
+    _first("SuDORMRFImprovedNet"),
+    _first("LSTMTasNet", "BLSTM"),
+    _first("LSTMTasNet", "LSTM", bidirectional=False),
+    _first("DeMask"),
+    _first("DCCRNet", "DCCRN-CL", architecture="DCCRN-CL"),
+    _first("DCUNet", "20", **_DCUNET_20),
     _asteroid("DCUNet", "20", **_DCUNET_20, scope="separator"),
     _asteroid("DCUNet", "20, large", **_DCUNET_20 | {"architecture": "Large-DCUNet-20"}),
-    _asteroid("FasNetTAC", "4 microphones", shape=(1, 4, 16000)),
+    _first("FasNetTAC", "4 microphones", shape=(1, 4, 16000)),
 ]
 """What the table holds without further ado."""
 
@@ -119,4 +126,6 @@ def extra_row(factory: str, shape: tuple[int, ...], scope: str) -> GraphRow:
         The row, named after the function and its argument.
     """
     _, function, *argument = factory.split(":")
-    return GraphRow((argument or [function])[0], "default", factory, {}, shape, scope)
+    return GraphRow(
+        (argument or [function])[0], "default", factory, {}, shape, scope, scope == "all"
+    )

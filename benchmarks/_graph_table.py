@@ -62,7 +62,8 @@ def page(records: Sequence[Record]) -> str:
             "",
             "50 % magnitude pruning with its own graph; *works*: the pruned model runs and gives "
             "the same shape. The layers that make the output are named to it. Its process ends at "
-            f"{last['limits']['gigabytes']:g} GB or {last['limits']['seconds']:g} s after its start.",
+            f"{last['limits']['gigabytes']:g} GB, or {last['limits']['seconds']:g} s after the "
+            "model is there.",
             "",
             _table(THEIRS, [_theirs(record) for record in theirs]),
             "",

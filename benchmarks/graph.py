@@ -79,12 +79,12 @@ def measure(row: GraphRow, seconds: float, gigabytes: float) -> dict[str, Any]:
 
     Returns:
         Figures of ours, ``failure`` (None if there is none), and ``torch_pruning``: its own, or
-        None where another row has it (its graph knows no scope).
+        None if the row does not try it.
     """
     ours = in_process("ours", row, 10 * seconds, 2 * gigabytes)
     figures = {"failure": ours.pop("failure", None), **ours}
     theirs = None
-    if row.scope == "all":
+    if row.alone:
         theirs = in_process("torch_pruning_alone", row, seconds + START, gigabytes)
         if "failure" in theirs:
             theirs |= {"works": False, "stage": "not finished", "how": theirs.pop("failure")}
