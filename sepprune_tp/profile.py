@@ -10,7 +10,7 @@ that predict the cost of a set of masks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,18 +29,19 @@ CallCost = Callable[[tuple[Any, ...], Any], int]
 
 LISTED = 20  # layers in the printed profile
 PARTS = ("encoder", "separator", "decoder", "other")
-# Names of the top-level attribute that holds each part, in Asteroid and in the authors' models.
+# Names of the top-level attribute that holds each part, in Asteroid and in the authors' models. Of
+# several separators in one model the first here is it, and the others are what stands beside it.
 PART_NAMES = {
     "encoder": "encoder",
     "decoder": "decoder",
     "masker": "separator",
     "masknet": "separator",
-    "mask_net": "separator",
-    "mask_generator": "separator",
     "separator": "separator",
     "separation": "separator",
     "separation_module": "separator",
     "sm": "separator",
+    "mask_net": "separator",
+    "mask_generator": "separator",
 }
 
 
@@ -218,6 +219,7 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
         )
         for module, (name, kind, _) in layers.items()
     ]
+    rows = _one_separator(rows)
     shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     return Profile(type(model).__name__, total_params, total_macs, rows, shapes)
 
@@ -232,10 +234,22 @@ def part_of(name: str) -> str:
     Returns:
         ``encoder``, ``separator``, ``decoder`` or ``other``.
     """
+    return PART_NAMES.get(_attribute(name), "other")
+
+
+def _attribute(name: str) -> str:
+    """Top-level attribute that a layer lies in, wrappers aside."""
     words = name.split(".")
     while len(words) > 1 and words[0] in ("module", "model"):
         words = words[1:]
-    return PART_NAMES.get(words[0], "other")
+    return words[0]
+
+
+def _one_separator(rows: list[Row]) -> list[Row]:
+    """Where two attributes may be the separator (``sm``, ``mask_net``), keep the likelier one."""
+    found = {_attribute(row.name) for row in rows if row.part == "separator"}
+    others = [name for name in PART_NAMES if name in found][1:]
+    return [replace(row, part="other") if _attribute(row.name) in others else row for row in rows]
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, str, CallCost | None]]]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from backbones import BACKBONES
 from torch import nn
 
 Builder = Callable[[], nn.Module]
@@ -133,6 +134,7 @@ class PlainAttention(nn.Module):
 
 
 PLAIN: dict[str, Builder] = {"PlainConv": PlainConv, "PlainAttention": PlainAttention}
+PLAIN |= BACKBONES
 
 
 def randomised(builder: Builder, seed: int, dtype: torch.dtype) -> nn.Module:

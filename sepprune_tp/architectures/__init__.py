@@ -20,7 +20,7 @@ _PLUGINS = {
     "torch": "sepprune_tp.architectures.torch_layers",
 }
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
-_SEPARATORS = ("masker", "separator", "separation", "mask_net", "mask_generator", "sm")
+_SEPARATORS = ("masker", "separator", "separation", "sm", "mask_net", "mask_generator")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
 from ..layers.composite import hosts_in
-from ..profile import part_of, profile
+from ..profile import profile
 
 __all__ = ["Cost", "CostModel", "ExpectedCost"]
 
@@ -95,7 +95,7 @@ class CostModel:
         fixed = [0, 0, 0, 0]
         for entry in measured.rows:
             rule = rule_of(entry.module)
-            inside = part_of(entry.name) == "separator"
+            inside = entry.part == "separator"
             out = row_of.get((entry.module, "out"))
             into = row_of.get((entry.module, "in"))
             if rule is None or (out is None and into is None):
