@@ -91,10 +91,9 @@ def half_masks(gates: Any) -> dict[str, Tensor]:
 
 
 def torch_pruning_alone(row: GraphRow) -> dict[str, Any]:
-    """torch-pruning's own graph: 50 % magnitude pruning, the output layers spared.
+    """torch-pruning's own graph: 50 % magnitude pruning, with the layers that must stay spared.
 
-    The layers that make the model's output are named to it, which it cannot know; they come from
-    our graph.
+    It cannot know them, so they are named to it: those that our graph protects.
 
     Returns:
         Whether the pruned model runs and gives the same shape, seconds and MB.
@@ -105,9 +104,8 @@ def torch_pruning_alone(row: GraphRow) -> dict[str, Any]:
 
     model, x = row.build(), row.example()
     protected = ChannelGraph("all").build_dependency(model, x).protected
-    outputs = [
-        model.get_submodule(name) for name, why in protected.items() if "output of the model" in why
-    ]
+    modules = dict(model.named_modules())
+    spared = [modules[name] for name in protected if name in modules]
     with torch.no_grad():
         dense: Tensor = model(x)
     params = sum(p.numel() for p in model.parameters())
@@ -119,7 +117,7 @@ def torch_pruning_alone(row: GraphRow) -> dict[str, Any]:
             x,
             tp.importance.MagnitudeImportance(p=2),
             pruning_ratio=0.5,
-            ignored_layers=outputs,
+            ignored_layers=spared,
             in_channel_groups={},
             out_channel_groups={},
             num_heads={},

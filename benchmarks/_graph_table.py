@@ -61,7 +61,7 @@ def page(records: Sequence[Record]) -> str:
             f"## torch-pruning alone: {working} of {len(theirs)} rows",
             "",
             "50 % magnitude pruning with its own graph; *works*: the pruned model runs and gives "
-            "the same shape. The layers that make the output are named to it. Its process ends at "
+            "the same shape. The layers that our graph protects are spared. Its process ends at "
             f"{last['limits']['gigabytes']:g} GB, or {last['limits']['seconds']:g} s after the "
             "model is there.",
             "",
