@@ -26,7 +26,12 @@ from _graph_rows import ROWS, GraphRow, extra_row  # noqa: E402
 
 SMALL = {"n_src": 2, "n_filters": 12, "bn_chan": 8, "hid_chan": 10, "skip_chan": 6}
 ROW = GraphRow(
-    "Tiny", "test", "asteroid.models:ConvTasNet", SMALL | {"n_repeats": 1, "n_blocks": 2}, (1, 800)
+    model="Tiny",
+    variant="test",
+    factory="asteroid.models:ConvTasNet",
+    arguments=SMALL | {"n_repeats": 1, "n_blocks": 2},
+    shape=(1, 800),
+    alone=True,
 )
 
 
