@@ -10,7 +10,7 @@ that predict the cost of a set of masks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sepprune_tp._modes import eval_mode
 from sepprune_tp._unwrap import eagerly, unwrapped
+from sepprune_tp.architectures import part_names
 from sepprune_tp.errors import InputError
 from sepprune_tp.layers import LayerRule, rule_of
 from sepprune_tp.layers.composite import named_layers, parts_of, run_by_parts
@@ -29,20 +30,6 @@ CallCost = Callable[[tuple[Any, ...], Any], int]
 
 LISTED = 20  # layers in the printed profile
 PARTS = ("encoder", "separator", "decoder", "other")
-# Names of the top-level attribute that holds each part, in Asteroid and in the authors' models. Of
-# several separators in one model the first here is it, and the others are what stands beside it.
-PART_NAMES = {
-    "encoder": "encoder",
-    "decoder": "decoder",
-    "masker": "separator",
-    "masknet": "separator",
-    "separator": "separator",
-    "separation": "separator",
-    "separation_module": "separator",
-    "sm": "separator",
-    "mask_net": "separator",
-    "mask_generator": "separator",
-}
 
 
 @dataclass(frozen=True)
@@ -213,43 +200,31 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
             macs=macs.get(module, 0),
             share=_share(macs.get(module, 0), total_macs),
             params_share=_share(counts[module], total_params),
-            part=part_of(name),
+            part=part_of(name, model),
             counted=module in macs or not _multiplies(module),
             module=module,
         )
         for module, (name, kind, _) in layers.items()
     ]
-    rows = _one_separator(rows)
     shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     return Profile(type(model).__name__, total_params, total_macs, rows, shapes)
 
 
-def part_of(name: str) -> str:
+def part_of(name: str, model: nn.Module) -> str:
     """Find which part of a separation model a layer belongs to.
 
     Args:
         name: Dotted name of the layer in the model; a wrapper's ``module.`` or ``model.`` in front
             does not matter.
+        model: The model.
 
     Returns:
         ``encoder``, ``separator``, ``decoder`` or ``other``.
     """
-    return PART_NAMES.get(_attribute(name), "other")
-
-
-def _attribute(name: str) -> str:
-    """Top-level attribute that a layer lies in, wrappers aside."""
     words = name.split(".")
     while len(words) > 1 and words[0] in ("module", "model"):
         words = words[1:]
-    return words[0]
-
-
-def _one_separator(rows: list[Row]) -> list[Row]:
-    """Where two attributes may be the separator (``sm``, ``mask_net``), keep the likelier one."""
-    found = {_attribute(row.name) for row in rows if row.part == "separator"}
-    others = [name for name in PART_NAMES if name in found][1:]
-    return [replace(row, part="other") if _attribute(row.name) in others else row for row in rows]
+    return part_names(model).get(words[0], "other")
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, str, CallCost | None]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,10 +14,15 @@ from torch import nn
 Builder = Callable[[], nn.Module]
 
 
-def _asteroid(name: str, **args: Any) -> nn.Module:
+def _asteroid(name: str, *names: str, **args: Any) -> nn.Module:
     from asteroid import models
 
-    built: nn.Module = getattr(models, name)(**args)
+    from sepprune_tp.architectures import mend_asteroid
+
+    mend_asteroid()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="DPTransformer input dim")
+        built: nn.Module = getattr(models, name)(*names, **args)
     return built
 
 
@@ -40,6 +46,43 @@ _DPRNN = {
     "chunk_size": 20,
 }
 _LSTM = {"n_src": 2, "n_filters": 12, "hid_size": 6}
+_DPT = {"n_src": 2, "n_filters": 12, "n_heads": 4, "ff_hid": 6, "chunk_size": 20, "n_repeats": 1}
+_STFT = {"stft_n_filters": 64, "stft_kernel_size": 64, "stft_stride": 32}
+_DEMASK = {"n_filters": 64, "kernel_size": 64, "stride": 32, "hidden_dims": (12, 10)}
+_FASNET = {
+    "n_src": 2,
+    "enc_dim": 12,
+    "feature_dim": 10,
+    "hidden_dim": 6,
+    "n_layers": 2,
+    "tac_hidden_dim": 8,
+    "sample_rate": 2000,
+    "chunk_size": 10,
+    "hop_size": 5,
+}
+
+
+def _tdcnpp(norm_type: str) -> nn.Module:
+    """TDCN++ as its paper uses it: masks, and weights that make the sources add up again."""
+    from asteroid.dsp.consistency import mixture_consistency
+    from asteroid.masknn import TDConvNetpp
+    from asteroid.models.base_models import BaseEncoderMaskerDecoder
+    from asteroid_filterbanks import make_enc_dec
+
+    class TDCNpp(BaseEncoderMaskerDecoder):
+        def forward(self, wav: torch.Tensor) -> torch.Tensor:
+            representation = self.forward_encoder(wav.unsqueeze(1))
+            masks, weights = self.forward_masker(representation)
+            estimates = self.forward_decoder(self.apply_masks(representation, masks))
+            estimates = nn.functional.pad(estimates, [0, wav.size(-1) - estimates.size(-1)])
+            found: torch.Tensor = mixture_consistency(wav, estimates, weights.unsqueeze(-1))
+            return found
+
+    args = {key: value for key, value in _CONV.items() if key not in ("kernel_size", "stride")}
+    args["n_src"], count = 2, args.pop("n_filters")
+    encoder, decoder = make_enc_dec("free", count, _CONV["kernel_size"], _CONV["stride"])
+    return TDCNpp(encoder, TDConvNetpp(count, norm_type=norm_type, **args), decoder)
+
 
 SEPARATORS: dict[str, Builder] = {
     **{
@@ -78,8 +121,56 @@ SEPARATORS: dict[str, Builder] = {
         for count in (1, 3)
         for both in (True, False)
     },
+    "ConvTasNet-analytic": partial(
+        _asteroid, "ConvTasNet", n_src=2, fb_name="analytic_free", **{**_CONV, "n_filters": 16}
+    ),
+    **{f"TDConvNetpp-{norm}": partial(_tdcnpp, norm) for norm in ("fgLN", "gLN")},
+    "DPTNet": partial(_asteroid, "DPTNet", **_DPT),
+    "DPTNet-input-layer": partial(_asteroid, "DPTNet", **{**_DPT, "n_filters": 14}),
+    "DCCRNet": partial(_asteroid, "DCCRNet", "mini", **_STFT),
+    "DCCRNet-2-sources": partial(
+        _asteroid, "DCCRNet", "mini", n_src=2, mask_bound="sigmoid", **_STFT
+    ),
+    "DCUNet-pad": partial(_asteroid, "DCUNet", "mini", fix_length_mode="pad", **_STFT),
+    "DCUNet-trim-2-sources": partial(
+        _asteroid, "DCUNet", "mini", fix_length_mode="trim", n_src=2, mask_bound=None, **_STFT
+    ),
+    **{
+        f"DeMask-{one}-{other}-{norm}": partial(
+            _asteroid, "DeMask", one, other, norm_type=norm, **_DEMASK
+        )
+        for one, other, norm in (
+            ("mag", "mag", "gLN"),
+            ("reim", "mag", "cgLN"),
+            ("cat", "mag", "cLN"),
+            ("mag", "reim", "fgLN"),
+            ("cat", "reim", "bN"),
+        )
+    },
+    "DeMask-analytic": partial(_asteroid, "DeMask", "cat", fb_name="analytic_free", **_DEMASK),
+    "FasNetTAC-gLN": partial(_asteroid, "FasNetTAC", **_FASNET),
+    "FasNetTAC-cLN-GRU-uni": partial(
+        _asteroid, "FasNetTAC", norm_type="cLN", rnn_type="GRU", bidirectional=False, **_FASNET
+    ),
+    "FasNetTAC-bN": partial(_asteroid, "FasNetTAC", norm_type="bN", **_FASNET),
+    "FasNetTAC-fgLN-no-TAC": partial(
+        _asteroid, "FasNetTAC", norm_type="fgLN", use_tac=False, **_FASNET
+    ),
 }
-"""Asteroid separators: mixture (B, T) -> estimates (B, S, T)."""
+"""Asteroid separators: mixture (B, T), or (B, M, T), -> estimates (B, S, T)."""
+
+MICROPHONES = {
+    "FasNetTAC-gLN": 3,
+    "FasNetTAC-cLN-GRU-uni": 2,
+    "FasNetTAC-bN": 4,
+    "FasNetTAC-fgLN-no-TAC": 2,
+}
+"""M of the models that take several recordings of one mixture."""
+
+
+def shape_of(name: str, batch: int, time: int) -> tuple[int, ...]:
+    """Shape of the input of a model: (B, T), or (B, M, T)."""
+    return (batch, MICROPHONES[name], time) if name in MICROPHONES else (batch, time)
 
 
 class PlainConv(nn.Module):

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from architectures import PLAIN, SEPARATORS, randomised
+from architectures import PLAIN, SEPARATORS, randomised, shape_of
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -25,11 +25,18 @@ def mixture(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> T
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def example(
+    name: str, batch: int = 1, time: int = TIME, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Noise that the model called ``name`` takes; the same for the same seed."""
+    return mixture(*shape_of(name, batch, time), seed=seed, dtype=dtype)
+
+
 @cache
 def gated(name: str, scope: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> GateSet:
     """Gates on a small model with random biases; tests share it and must not prune the model."""
     builder = (SEPARATORS | PLAIN)[name]
-    return GateSet(randomised(builder, seed, dtype), mixture(1, TIME, dtype=dtype), scope=scope)
+    return GateSet(randomised(builder, seed, dtype), example(name, dtype=dtype), scope=scope)
 
 
 def keep_by(gates: GateSet, rule: str, seed: int = 0) -> dict[str, Tensor]:
@@ -60,6 +67,13 @@ def pruned_copy(gates: GateSet, example: Tensor) -> nn.Module:
     model = copy.deepcopy(gates.model)
     SepPrunePruner(model, example, SepPruneImportance(gates)).step()
     return model
+
+
+def oddly_pruned(name: str, scope: str = "all") -> Any:
+    """A model with another width in each group."""
+    gates = gated(name, scope)
+    gates.load_masks(keep_by(gates, "odd"))
+    return pruned_copy(gates, example(name))
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sepprune_tp import (
     SepPrunePruner,
     profile,
 )
-from sepprune_tp.architectures import separator_of
+from sepprune_tp.architectures import separators_of
 from sepprune_tp.errors import InputError
 
 SECOND = 16_000
@@ -104,7 +104,7 @@ def test_a_mask_net_alone_is_the_separator() -> None:
     whole["sm"] = nn.Linear(3, 3)
     assert profile_of_chain(whole) == {"encoder": "encoder", "mask_net": "other", "sm": "separator"}
     model = build("sudormrf", blocks=1)
-    assert separator_of(model) is model.sm
+    assert separators_of(model) == [model.sm]
 
 
 def profile_of_chain(layers: nn.ModuleDict) -> dict[str, str]:

@@ -72,7 +72,7 @@ def test_residual_stream_of_conv_tasnet(conv_tasnet: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["DPRNNTasNet-LSTM-bi", "SuDORMRFNet", "PlainAttention", "PlainConv"]
+    "name", ["DPRNNTasNet-LSTM-bi", "SuDORMRFNet", "DPTNet", "PlainAttention", "PlainConv"]
 )
 def test_slices_are_what_pruning_removes(name: str) -> None:
     """Cut two channels of every group: exactly the slices that are told go, and nothing else."""

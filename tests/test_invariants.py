@@ -19,13 +19,14 @@ import torch
 
 pytest.importorskip("asteroid", reason="the separators need the extra 'asteroid'")
 
-from architectures import PLAIN, SEPARATORS
+from architectures import PLAIN, SEPARATORS, shape_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from laws import (
     TIME,
     assert_same,
     drawn_masks,
+    example,
     far,
     gated,
     keep_by,
@@ -71,22 +72,29 @@ few = settings(
 def test_gated_is_pruned(name: str, scope: str, dtype: torch.dtype, data: st.DataObject) -> None:
     gates = gated(name, scope, dtype)
     gates.load_masks(data.draw(drawn_masks(gates)))
-    example = mixture(1, TIME, dtype=dtype)
-    pruned = pruned_copy(gates, example)
+    pruned = pruned_copy(gates, example(name, dtype=dtype))
     for seed, shape in enumerate(LENGTHS):
-        x = mixture(*shape, seed=seed, dtype=dtype)
+        x = example(name, *shape, seed=seed, dtype=dtype)
         with torch.no_grad(), gates:
             masked = gates.model(x)
         with torch.no_grad():
             y = pruned(x)
         assert y.shape == masked.shape and bool(torch.isfinite(y).all())
-        assert float((masked - y).abs().max()) <= DTYPES[dtype] * float(y.abs().max())
-    assert_cost_is(gates, pruned, example)
+        error, size = float((masked - y).abs().max()), float(y.abs().max())
+        assert error <= DTYPES[dtype] * size or error <= 4 * size * rounding(pruned, x)
+    assert_cost_is(gates, pruned, example(name, dtype=dtype))
     assert_no_channel_is_split(gates, pruned)
 
 
-def assert_cost_is(gates: GateSet, pruned: nn.Module, example: Tensor) -> None:
-    predicted, measured = gates.cost(), profile(pruned, example)
+def rounding(model: nn.Module, x: Tensor) -> float:
+    """What a model itself loses in float32; single channels under a cumulative norm lose much."""
+    assert x.dtype is torch.float32
+    with torch.no_grad():
+        return far(model(x).double(), copy.deepcopy(model).double()(x.double()))
+
+
+def assert_cost_is(gates: GateSet, pruned: nn.Module, x: Tensor) -> None:
+    predicted, measured = gates.cost(), profile(pruned, x)
     assert predicted.params == measured.params == sum(p.numel() for p in pruned.parameters())
     assert predicted.macs == measured.macs
     assert predicted.separator_params == measured.separator.params
@@ -112,8 +120,9 @@ def assert_no_channel_is_split(gates: GateSet, pruned: nn.Module) -> None:
                 continue
             count = rule.n_out(layer) if site.side == "out" else rule.n_in(layer)
             assert count == int(keep.sum()), (gates.graph.name_of(site.owner), site.side)
-            if isinstance(layer, (nn.Conv1d, nn.Linear)) and getattr(layer, "groups", 1) == 1:
-                dim = 0 if site.side == "out" else 1
+            plain = isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear))
+            if plain and getattr(layer, "groups", 1) == 1:
+                dim = int((site.side == "in") != getattr(layer, "transposed", False))
                 other = [c not in closed for c in _other_side(gates, site)]
                 expected = site.owner.weight.movedim(dim, 0)[keep][:, torch.tensor(other)]
                 assert torch.equal(layer.weight.movedim(dim, 0), expected)
@@ -128,8 +137,8 @@ def _other_side(gates: GateSet, site: Any) -> list[int]:
             if other.owner is site.owner and other.side != site.side:
                 found: list[int] = other.components.tolist()
                 return found
-    weight = site.owner.weight
-    return [0] * int(weight.shape[1 if site.side == "out" else 0])
+    dim = (site.side == "out") != getattr(site.owner, "transposed", False)
+    return [0] * int(site.owner.weight.shape[dim])
 
 
 @every_case
@@ -137,7 +146,7 @@ def test_pruned_differs_from_dense_and_trains(name: str, scope: str) -> None:
     """The negative control of the test above, and the backward pass of the pruned model."""
     gates = gated(name, scope)
     gates.load_masks(keep_by(gates, "half"))
-    x = mixture(2, TIME)
+    x = example(name, 2)
     pruned = pruned_copy(gates, x)
     with torch.no_grad():
         assert far(pruned(x), gates.model(x)) > 1e-2
@@ -155,7 +164,7 @@ def test_pruned_differs_from_dense_and_trains(name: str, scope: str) -> None:
 def test_gradients_of_gates(name: str) -> None:
     """Frozen weights, as in a search, change nothing; and they are what differences say."""
     gates = gated(name, "all", torch.float64)
-    model, x = gates.model, mixture(1, TIME, dtype=torch.float64)
+    model, x = gates.model, example(name, dtype=torch.float64)
     generator = torch.Generator().manual_seed(2)
     values = 0.2 + 0.8 * torch.rand(len(gates), generator=generator, dtype=torch.float64)
     values[1] = 1.0
@@ -193,7 +202,7 @@ def test_open_gates_are_the_dense_model_bit_for_bit(
 ) -> None:
     gates = gated(name, scope, dtype)
     for seed, shape in enumerate(LENGTHS):
-        x = mixture(*shape, seed=seed, dtype=dtype)
+        x = example(name, *shape, seed=seed, dtype=dtype)
         gates.load_masks({g.name: torch.ones(g.size, dtype=torch.bool) for g in gates.groups})
         before = snapshot(gates.model)
         with torch.no_grad():
@@ -217,7 +226,8 @@ def test_search_leaves_no_trace(name: str, scope: str) -> None:
     next(iter(model.children())).train()
     before = snapshot(model)
     try:
-        learn_gates(gates, batches_for(model), budget=Budget(params=0.95), steps=3, progress=False)
+        batches = batches_for(name, model)
+        learn_gates(gates, batches, budget=Budget(params=0.95), steps=3, progress=False)
         assert_same(before, snapshot(model))
         with pytest.raises(RuntimeError, match="stop"), gates:
             raise RuntimeError("stop")
@@ -227,11 +237,12 @@ def test_search_leaves_no_trace(name: str, scope: str) -> None:
         model.eval()
 
 
-def batches_for(model: nn.Module, count: int = 3) -> list[tuple[Tensor, Tensor]]:
+def batches_for(name: str, model: nn.Module, count: int = 3) -> list[tuple[Tensor, Tensor]]:
     with torch.no_grad():
-        sources = model(mixture(2, TIME)).shape[1]
+        sources = model(example(name, 2)).shape[1]
     pieces = [mixture(2, sources, TIME, seed=10 + i) for i in range(count)]
-    return [(piece.sum(1), piece) for piece in pieces]
+    shape = shape_of(name, 2, TIME)
+    return [(piece.sum(1, keepdim=len(shape) > 2).expand(shape), piece) for piece in pieces]
 
 
 # -- the trap of this field -----------------------------------------------------------------------
@@ -278,95 +289,6 @@ def close_hidden_halves(gates: GateSet) -> None:
     gates.load_masks(hidden)
 
 
-# -- attributes tell the truth --------------------------------------------------------------------
-
-
-@every_case
-def test_attributes_match_the_tensors(name: str, scope: str) -> None:
-    gates = gated(name, scope)
-    gates.load_masks(keep_by(gates, "odd"))
-    pruned = pruned_copy(gates, mixture(1, TIME))
-    for layer in pruned.modules():
-        if isinstance(layer, nn.modules.conv._ConvNd):
-            first, second = layer.weight.shape[:2]
-            made, read = (second, first) if layer.transposed else (first, second)
-            made, read = (made * layer.groups, read) if layer.transposed else (made, read)
-            read = read if layer.transposed else read * layer.groups
-            assert (layer.in_channels, layer.out_channels) == (read, made)
-            assert repr(layer).startswith(f"{type(layer).__name__}({read}, {made},")
-        elif isinstance(layer, nn.Linear):
-            assert (layer.out_features, layer.in_features) == tuple(layer.weight.shape)
-        elif isinstance(layer, nn.RNNBase):
-            assert layer.weight_hh_l0.shape[1] == layer.hidden_size
-            assert layer.weight_ih_l0.shape[1] == layer.input_size
-        elif hasattr(layer, "channel_size"):
-            assert layer.channel_size == layer.gamma.numel() == layer.beta.numel()
-        elif isinstance(layer, nn.GroupNorm):
-            assert layer.num_channels == layer.weight.numel()
-            assert layer.num_channels % layer.num_groups == 0
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            assert layer.num_features == layer.weight.numel() == layer.running_mean.numel()
-        elif isinstance(layer, nn.LayerNorm):
-            assert layer.normalized_shape == tuple(layer.weight.shape)
-        if hasattr(layer, "_filters"):
-            assert layer.n_filters == layer.n_feats_out == layer._filters.shape[0]
-        for inner in ("rnn", "rnn1"):
-            if isinstance(getattr(layer, inner, None), nn.RNNBase) and hasattr(layer, "input_size"):
-                rnn = getattr(layer, inner)
-                assert (layer.input_size, layer.hidden_size) == (rnn.input_size, rnn.hidden_size)
-                directions = 1 + rnn.bidirectional
-                outputs = rnn.hidden_size * directions
-                assert layer.output_size == outputs + (layer.input_size if inner == "rnn1" else 0)
-
-
-def hidden_of(value: int | list[int], count: int) -> list[int]:
-    return [value] * count if isinstance(value, int) else value
-
-
-@pytest.mark.parametrize("scope", ["separator", "all"])
-@pytest.mark.parametrize("name", [n for n in SEPARATORS if n.startswith("ConvTasNet")])
-def test_conv_tasnet_arguments(name: str, scope: str) -> None:
-    gates = gated(name, scope)
-    gates.load_masks(keep_by(gates, "odd"))
-    model = pruned_copy(gates, mixture(1, TIME))
-    args, masker = model.get_model_args(), model.masker
-    blocks = list(masker.TCN)
-    widths = [block.shared_block[0].weight.shape[0] for block in blocks]
-    assert hidden_of(args["hid_chan"], len(blocks)) == widths == hidden_of(masker.hid_chan, 4)
-    assert len(set(widths)) > 1
-    assert args["bn_chan"] == masker.bn_chan == masker.bottleneck[1].weight.shape[0] < 8
-    assert args["in_chan"] == masker.in_chan == masker.bottleneck[1].weight.shape[1]
-    assert args["n_filters"] == model.encoder.filterbank._filters.shape[0]
-    assert args["out_chan"] * args["n_src"] == masker.mask_net[1].weight.shape[0]
-    if "no-skip" in name:
-        assert not args["skip_chan"]
-    else:
-        skips = {block.skip_conv.weight.shape[0] for block in blocks}
-        assert skips == {args["skip_chan"]} == {masker.skip_chan}
-        assert all(block.skip_out_chan == args["skip_chan"] for block in blocks)
-    assert (args["n_filters"] < 12) == (scope == "all")
-
-
-@pytest.mark.parametrize("name", [n for n in SEPARATORS if not n.startswith("ConvTasNet")])
-def test_other_arguments(name: str) -> None:
-    gates = gated(name, "all")
-    gates.load_masks(keep_by(gates, "odd"))
-    model = pruned_copy(gates, mixture(1, TIME))
-    args, masker = model.get_model_args(), model.masker
-    rnns = [m.hidden_size for m in masker.modules() if isinstance(m, nn.RNNBase)]
-    if name.startswith("DPRNN"):
-        assert hidden_of(args["hid_size"], len(rnns)) == rnns
-        assert args["bn_chan"] == masker.bottleneck[1].weight.shape[0] < 8
-        assert args["out_chan"] == masker.mask_net.weight.shape[0]
-    elif name.startswith("LSTM"):
-        assert args["hid_size"] == rnns[0] < 6
-        assert args["out_chan"] * args["n_src"] == masker.masker[1].weight.shape[0]
-    else:
-        first = masker.l1 if name == "SuDORMRFNet" else masker.bottleneck
-        assert args["bn_chan"] == first.weight.shape[0] < 8
-    assert args["n_filters"] == args["in_chan"] == model.encoder.filterbank.n_filters
-
-
 # -- 4: the same seed, the same masks; killed and resumed -----------------------------------------
 
 
@@ -374,7 +296,7 @@ def search(kind: str, seed: int = 0, **options: Any) -> GateSet:
     gates = GateSet(gated("ConvTasNet-gLN", "all").model, mixture(1, TIME), "all", kind)
     budget = Budget(macs=0.6) if kind == "budget" else None
     given_ = {"steps": 6, "progress": False, "budget": budget, "seed": seed, **options}
-    learn_gates(gates, batches_for(gates.model), **given_)
+    learn_gates(gates, batches_for("ConvTasNet-gLN", gates.model), **given_)
     return gates
 
 
@@ -426,6 +348,15 @@ LOADED = (
     "DPRNNTasNet-mulcat",
     "DPRNNTasNet-cLN-2-layers",
     "LSTMTasNet-3-layers-bi",
+    "ConvTasNet-analytic",
+    "DPTNet",
+    "DPTNet-input-layer",
+    "DCCRNet-2-sources",
+    "DCUNet-trim-2-sources",
+    "DeMask-cat-reim-bN",
+    "DeMask-analytic",
+    "FasNetTAC-gLN",
+    "FasNetTAC-fgLN-no-TAC",
 )
 LOADER = """
 import sys
@@ -441,9 +372,9 @@ pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 from safetensors.torch import load_file, save_file
-x = load_file(folder / "x.bin")["x"]
+inputs = load_file(folder / "x.bin")
 with torch.no_grad():
-    outputs = {p.stem: load_pruned(p)(x) for p in sorted(folder.glob("*.safetensors"))}
+    outputs = {n: load_pruned(folder / f"{n}.safetensors")(x) for n, x in sorted(inputs.items())}
 save_file(outputs, folder / "outputs.bin")
 """
 
@@ -452,11 +383,10 @@ save_file(outputs, folder / "outputs.bin")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     safetensors = pytest.importorskip("safetensors.torch")
     folder = tmp_path_factory.mktemp("saved")
-    x = mixture(2, TIME)
-    safetensors.save_file({"x": x}, folder / "x.bin")
+    safetensors.save_file({name: example(name, 2) for name in LOADED}, folder / "x.bin")
     here: dict[str, Tensor] = {}
     for name in LOADED:
-        gates = gated(name, "all")
+        gates, x = gated(name, "all"), example(name, 2)
         gates.load_masks(keep_by(gates, "odd"))
         model = pruned_copy(gates, x).eval()
         save_pruned(model, folder / f"{name}.safetensors")

@@ -89,7 +89,7 @@ LAYERS: dict[str, Callable[[], Made]] = {
 
 try:
     from asteroid.masknn import norms
-    from asteroid_filterbanks import STFTFB, Decoder, Encoder, FreeFB
+    from asteroid_filterbanks import STFTFB, AnalyticFreeFB, Decoder, Encoder, FreeFB
 except ImportError:
     ASTEROID = False
 else:
@@ -103,6 +103,8 @@ else:
         "fgLN": norm(norms.FeatsGlobLN, 6),
         "encoder": lambda: (Encoder(FreeFB(6, 8, stride=4)), (BATCH, 1, 64)),
         "decoder": lambda: (Decoder(FreeFB(6, 8, stride=4)), (BATCH, 2, 6, TIME)),
+        "encoder-analytic": lambda: (Encoder(AnalyticFreeFB(13, 8, stride=4)), (BATCH, 1, 64)),
+        "decoder-analytic": lambda: (Decoder(AnalyticFreeFB(6, 8)), (BATCH, 2, 6, TIME)),
     }
 
 needs_asteroid = pytest.mark.skipif(not ASTEROID, reason="needs the extra 'asteroid'")

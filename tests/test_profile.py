@@ -256,7 +256,9 @@ def test_heaviest_is_the_smallest_set() -> None:
 
 
 def test_parts_by_name() -> None:
-    assert part_of("encoder.filterbank") == "encoder"
-    assert part_of("module.masker.TCN.0") == part_of("separator.x") == "separator"
-    assert part_of("decoder") == "decoder"
-    assert part_of("enc_activation") == "other"
+    net = nn.ModuleDict({name: nn.Identity() for name in ("encoder", "masker", "decoder", "sm")})
+    assert part_of("encoder.filterbank", net) == "encoder"
+    assert part_of("module.masker.TCN.0", net) == part_of("masker", net) == "separator"
+    assert part_of("sm.x", net) == part_of("separator.x", net) == "other"  # there is but one
+    assert part_of("decoder", net) == "decoder"
+    assert part_of("enc_activation", net) == "other"

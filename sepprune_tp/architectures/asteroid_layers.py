@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from asteroid.masknn import norms
-from asteroid_filterbanks import Decoder, Encoder, FreeFB
+from asteroid_filterbanks import AnalyticFreeFB, Decoder, Encoder, FreeFB
 from torch import Tensor
 from torch_pruning.pruner.function import BasePruningFunc
 
@@ -103,30 +103,43 @@ class _CumulativeNormRule(_NormRule):
         return torch.addcmul(bias[:, None], normed, gain[:, None]).to(x.dtype)
 
 
+def _channels(bank: Any) -> int:
+    """Rows of a filterbank's filter matrix: real and imaginary parts count one each."""
+    return int(2 * bank.cutoff if hasattr(bank, "cutoff") else bank.n_filters)
+
+
+def _parts(bank: Any) -> int:
+    """Channels of one learned filter: an analytic bank adds its Hilbert transform, in a block."""
+    return 2 if type(bank) is AnalyticFreeFB else 1
+
+
 class FilterbankPruner(BasePruningFunc):
-    """Cuts filters of a free filterbank: outputs of an Encoder, inputs of a Decoder."""
+    """Cuts filters of a learned filterbank: outputs of an Encoder, inputs of a Decoder."""
 
     def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        """Remove filters ``idxs``."""
+        """Remove channels ``idxs``; real and imaginary part of a filter go together."""
         bank: Any = layer.filterbank
-        keep = sorted(set(range(bank.n_filters)) - set(idxs))
-        bank._filters = self._prune_parameter_and_grad(bank._filters, keep, 0)
+        keep = sorted(set(range(_channels(bank))) - set(idxs))
+        filters = keep[: len(keep) // _parts(bank)]
+        bank._filters = self._prune_parameter_and_grad(bank._filters, filters, 0)
         bank.n_filters = bank.n_feats_out = len(keep)
+        if hasattr(bank, "cutoff"):
+            bank.cutoff = len(filters)
         if hasattr(layer, "n_feats_out"):
             layer.n_feats_out = len(keep)
         return layer
 
     def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        """Remove filters ``idxs``."""
+        """Remove channels ``idxs``."""
         return self.prune_out_channels(layer, idxs)
 
     def get_out_channels(self, layer: Any) -> int:
-        """Filters of an Encoder; a Decoder makes one waveform."""
-        return int(layer.filterbank.n_filters) if isinstance(layer, Encoder) else 1
+        """Channels of an Encoder; a Decoder makes one waveform."""
+        return _channels(layer.filterbank) if isinstance(layer, Encoder) else 1
 
     def get_in_channels(self, layer: Any) -> int:
-        """Filters of a Decoder; an Encoder reads one waveform."""
-        return int(layer.filterbank.n_filters) if isinstance(layer, Decoder) else 1
+        """Channels of a Decoder; an Encoder reads one waveform."""
+        return _channels(layer.filterbank) if isinstance(layer, Decoder) else 1
 
 
 class _FilterbankRule(LayerRule):
@@ -139,20 +152,24 @@ class _FilterbankRule(LayerRule):
 
     def refuses(self, module: Any) -> str | None:
         bank: Any = module.filterbank
-        if type(bank) is not FreeFB:
+        if type(bank) not in (FreeFB, AnalyticFreeFB):
             return f"its filterbank {type(bank).__name__} is computed, not learned filter by filter"
         if module.is_pinv:
             return "its filters are the pseudo-inverse of another filterbank"
         return None
 
+    def ties(self, module: Any) -> tuple[int, int]:
+        parts = _parts(module.filterbank)
+        return (1, parts) if isinstance(module, Encoder) else (parts, 1)
+
     def _kernel(self, module: Any) -> int:
         return int(module.filterbank.kernel_size)
 
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
-        if type(module.filterbank) is not FreeFB:
+        if type(module.filterbank) not in (FreeFB, AnalyticFreeFB):
             return n_in * 0 + sum(int(p.numel()) for p in module.parameters())
-        weights: Count = n_in * n_out * self._kernel(module)
-        return weights
+        weights, parts = n_in * n_out * self._kernel(module), _parts(module.filterbank)
+        return weights // parts if isinstance(weights, int) else weights / parts
 
 
 class _EncoderRule(_FilterbankRule):
@@ -176,7 +193,7 @@ class _DecoderRule(_FilterbankRule):
 
     def gated_parameters(self, module: Any, mask_in: Tensor) -> dict[str, Tensor]:
         filters: Tensor = module.filterbank._filters
-        return {"filterbank._filters": masked(filters, mask_in, 0)}
+        return {"filterbank._filters": masked(filters, mask_in[: filters.shape[0]], 0)}
 
     def positions(self, module: Any, inputs: tuple[Any, ...], output: Any) -> int:
         return int(inputs[0].numel() // inputs[0].shape[-2])

@@ -12,12 +12,19 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
+from sepprune_tp.architectures.asteroid_mends import mend_asteroid
 from sepprune_tp.errors import CheckpointError, require
 
 __all__ = ["asteroid_args", "build_asteroid", "is_asteroid", "load_serialized"]
 
 # Arguments that Asteroid only compares with others; they may be unequal once channels are gone.
 REDUNDANT_ARGS = ("in_chan",)
+REFUSED = {
+    "XUMX": "Asteroid 0.7 refuses to build XUMX under torch 2, where it calls it broken, and this "
+    "package needs torch 2. Prune another model; to run this one as it is, use torch<2.0 with "
+    "asteroid<0.7"
+}
+"""Models that are in Asteroid and cannot be built, each with the reason and what to do."""
 SERIALIZED_KEYS = ("model_name", "model_args", "state_dict")
 
 
@@ -28,9 +35,42 @@ def is_asteroid(model: nn.Module) -> bool:
 
 
 def asteroid_args(model: nn.Module) -> dict[str, Any]:
-    """The arguments of an Asteroid model as plain data (NumPy scalars as Python's)."""
-    args: dict[str, Any] = model.get_model_args()  # type: ignore[operator]
-    return {key: value.item() if _is_scalar(value) else value for key, value in args.items()}
+    """Arguments that build a model with the same module tree, as plain data.
+
+    Args:
+        model: An Asteroid model, pruned or not.
+
+    Returns:
+        What ``get_model_args()`` gives, NumPy's numbers as Python's; widths that decide about a
+        layer's existence are such that it comes out as it is.
+    """
+    args: dict[str, Any] = _plain(model.get_model_args())  # type: ignore[operator]
+    masker: Any = getattr(model, "masker", None)
+    if hasattr(masker, "input_layer") and "n_heads" in args:
+        args["n_filters"] = _filters_for(args["n_filters"], args["n_heads"], masker.input_layer)
+        args.pop("in_chan", None)
+    return args
+
+
+def _filters_for(n_filters: int, n_heads: Any, input_layer: nn.Module | None) -> int:
+    """A number of filters with which DPTransformer has an input layer, or has none, as here.
+
+    It makes one if the number is no multiple of the heads.
+    """
+    heads = max(n_heads) if isinstance(n_heads, list) else int(n_heads)
+    missing = -n_filters % heads
+    if input_layer is None:
+        return n_filters + missing
+    return n_filters if missing else n_filters + 1
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy as Python's, at any depth."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
@@ -55,6 +95,9 @@ def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
             f"{where} holds an Asteroid '{name}', and the installed Asteroid has no such model. "
             f"It has: {', '.join(sorted(known))}"
         )
+    if name in REFUSED:
+        raise CheckpointError(f"{where} holds an Asteroid {name}: {REFUSED[name]}.")
+    mend_asteroid()
     # Widths that differ by block stand as lists, which no constructor takes: any one width gives
     # the same module tree.
     uniform = {key: max(value) if _is_widths(value) else value for key, value in args.items()}
@@ -127,7 +170,3 @@ def _read_plain(path: Path) -> Any:
 
 def _is_widths(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, int) for v in value)
-
-
-def _is_scalar(value: Any) -> bool:
-    return hasattr(value, "item") and getattr(value, "ndim", None) == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from . import Adapter, register_adapter
+from . import Adapter, Tie, register_adapter
 
 __all__: list[str] = []
 
@@ -25,9 +25,10 @@ def _sync_transformer(module: nn.Module) -> None:
         net.d_model = end.out_features
 
 
-def _ties_transformer(module: nn.Module) -> list[tuple[nn.Module, nn.Module, int]]:
+def _ties_transformer(module: nn.Module) -> list[Tie]:
     ends = _ends(module)
-    return [(ends[0], ends[1], 1)] if len(ends) == 2 else []
+    width = ends[0].out_features if ends else 0
+    return [Tie(ends[0], ends[1], list(range(width)))] if len(ends) == 2 else []
 
 
 register_adapter(nn.Transformer, Adapter(_sync_transformer, _ties_transformer))

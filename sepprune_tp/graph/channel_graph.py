@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch_pruning as tp
@@ -25,6 +24,7 @@ from .group import ChannelGroup, build_group, parameter_node
 from .labels import Channels, Place
 from .limits import off_limits, with_parts
 from .overview import Report, report
+from .rectangles import settle
 from .running import trace_shortest
 from .scope import Scope, check_scope, modules_in_scope
 from .tracer import Tracer
@@ -117,15 +117,10 @@ class ChannelGraph(tp.DependencyGraph):
 
     def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
         for module, adapter in adapters_in(model):
-            place = tracer.channels.new_place(Place("shared attribute", self.name_of(module)))
-            tracer.channels.where = partial(int, place)
-            for first, second, repeats in adapter.ties(module):
-                one, other = tracer.sites[first].outputs, tracer.sites[second].outputs
-                assert one is not None and other is not None
-                for part in other.view(repeats, -1):
-                    for a, b in zip(one.tolist(), part.tolist(), strict=True):
-                        tracer.channels.unite(a, b)
-        tracer.channels.where = None
+            tracer.channels.meet_at(Place("shared width", self.name_of(module)))
+            for tie in adapter.ties(module):
+                tracer.tie(tie.first, tie.second, tie.index)
+        settle(tracer.rectangles, tracer.channels, tracer.made())
         self._through = {
             owner
             for owner, sites in tracer.sites.items()

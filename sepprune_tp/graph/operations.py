@@ -36,6 +36,9 @@ class Tracing(Protocol):
     def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
         """A bare parameter met ``labels`` (broadcast to a common shape) element by element."""
 
+    def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
+        """A reshape made ``labels``, which change along several axes, of fewer channel axes."""
+
     def consumed(self, labels: Tensor) -> bool:
         """Whether a layer closes these channels for the product that they go into."""
 
@@ -271,7 +274,7 @@ def _tie(channels: Channels, labels: Tensor, dim: int) -> None:
 
 
 def _reshape(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """A channel axis that is split must stay a rectangle: its outer parts shrink alike."""
+    """A channel axis that is split must stay a rectangle; see ``rectangles``."""
     before = tracer.store.get(args[0])
     if before is None:
         return
@@ -282,8 +285,7 @@ def _reshape(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: An
         return
     vary = varying_dims(after)
     if len(vary) > max(1, len(varying_dims(before))):
-        for dim in vary[:-1]:
-            _tie(tracer.channels, after, dim)
+        tracer.axis_split(after, vary)
 
 
 def _slice(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..architectures import separator_of
+from ..architectures import separators_of
 from ..errors import InputError
 from ..layers.composite import named_layers
 
@@ -34,7 +34,9 @@ def modules_in_scope(scope: Scope, model: nn.Module) -> set[nn.Module] | None:
         InputError: If the model has no masker, or a listed module is not part of it.
     """
     if isinstance(scope, str):
-        return None if scope == "all" else _inside(separator_of(model))
+        if scope == "all":
+            return None
+        return {part for module in separators_of(model) for part in _inside(module)}
     known = set(model.modules())
     for module in scope:
         if module not in known:

@@ -19,6 +19,7 @@ from ..layers import LayerRule, rule_of
 from ..layers.composite import named_layers, run_by_parts
 from .labels import Channels, LabelStore, Place, merge_along, varying_dims
 from .operations import rule_for
+from .rectangles import Rectangle, rectangle
 
 __all__ = ["Sites", "Tracer"]
 
@@ -50,6 +51,7 @@ class Tracer(TorchDispatchMode):
         channels: All channels, united where they met.
         sites: For each layer (or bare parameter) its labels, in order of execution.
         refused: Layers that have a rule but cannot be cut, with the reason.
+        rectangles: Each channel axis that a reshape split; see ``rectangles.settle``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -61,6 +63,7 @@ class Tracer(TorchDispatchMode):
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
         self.refused: dict[nn.Module, str] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
+        self.rectangles: list[Rectangle] = []
         self._names = {module: name for name, module in named_layers(model)}
         self._consumed: list[Tensor] = []
         self._stack: list[nn.Module] = []
@@ -129,6 +132,12 @@ class Tracer(TorchDispatchMode):
         where = self._where()
         for tensor in labels:
             self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
+
+    def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
+        """Remember a channel axis that a reshape split."""
+        self.rectangles.append(
+            Rectangle(rectangle(labels, axes), Place(self._doing, *self._here()))
+        )
 
     def consumed(self, labels: Tensor) -> bool:
         """Whether channels just went through a layer that closes them for the product to come."""
@@ -244,12 +253,15 @@ class Tracer(TorchDispatchMode):
                 self._lost(labels, axis, module)
             self._tie_parts(inputs, tie_in)
         known = self.sites.get(module)
-        made = self.channels.fresh(rule.n_out(module)) if known is None else known.outputs
+        made = self._fresh(rule.n_out(module), tie_out) if known is None else known.outputs
         assert made is not None
-        self._tie_parts(made, tie_out)
         self._record(module, Sites(rule, inputs, made))
         index = torch.tensor(rule.output_index(module))
         self.store.set(out, _along(made[index], rule.axis(module, out), out))
+
+    def _fresh(self, count: int, parts: int) -> Tensor:
+        """New labels, the same in each of several equal parts (what pools over parts is fine)."""
+        return self.channels.fresh(count // parts).repeat(parts)
 
     def _lost(self, labels: Tensor, axis: int, module: nn.Module) -> None:
         """Channels that lie along an axis other than the one that the layer reads."""
@@ -276,6 +288,27 @@ class Tracer(TorchDispatchMode):
     def _unite(self, one: Tensor, other: Tensor) -> None:
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
             self.channels.unite(a, b)
+
+    def tie(self, first: nn.Module, second: nn.Module, index: Sequence[int]) -> None:
+        """Unite output ``j`` of ``second`` with output ``index[j]`` of ``first``, for all ``j``.
+
+        A layer that is not followed (it did not run, or cannot be cut) protects the other.
+        """
+        one, other = (self.sites[m].outputs if m in self.sites else None for m in (first, second))
+        if one is not None and other is not None:
+            self._unite(one[torch.tensor(index)], other)
+        for labels, layer in ((one, second), (other, first)):
+            if labels is not None and (one is None or other is None):
+                reason = f"its width is that of layer '{self._names[layer]}', which cannot be cut"
+                self.channels.protect(labels.tolist(), reason)
+
+    def made(self) -> list[Tensor]:
+        """Labels of the output channels of each layer that makes its own."""
+        return [
+            sites.outputs
+            for sites in self.sites.values()
+            if sites.outputs is not None and sites.rule and sites.rule.relation == "maps"
+        ]
 
     def _tie_parts(self, labels: Tensor, parts: int) -> None:
         if parts > 1 and labels.numel() % parts == 0:
