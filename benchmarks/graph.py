@@ -1,7 +1,8 @@
 """The channel graph on every architecture at its default size, beside torch-pruning's own.
 
 Each row runs in a process of its own, with a limit of time and memory; finished rows are kept and
-skipped, so that the run can be stopped at any moment. All rows take about ten minutes on two cores.
+skipped, so that the run can be stopped at any moment. All rows took
+15 to 20 minutes on two busy cores.
 
 Usage: python benchmarks/graph.py run; python benchmarks/graph.py table
        python benchmarks/graph.py run --model benchmarks.models:build:tdanet --shape 1,16000
