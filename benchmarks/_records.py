@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections import defaultdict
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,20 @@ from sepprune_tp.mixtures import MixtureDataset
 
 __all__ = ["Records", "by_pair", "data_hash", "environment", "scores"]
 
+KEYS = ("experiment", "criterion", "budget", "seed", "stage")
 PACKAGES = ("sepprune-tp", "torch", "torch-pruning", "asteroid", "lightning", "fast-bss-eval")
 
 
 class Records:
-    """A JSON file that holds a list of records, kept whole at every moment."""
+    """A JSON file that holds a list of records, kept whole at every moment.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: The file.
+        keys: Fields that tell one record from another; a new one takes the place of the old.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[str] = KEYS) -> None:
+        self.path, self.keys = path, keys
         self.items: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
 
     def find(self, **fields: Any) -> list[dict[str, Any]]:
@@ -35,9 +42,8 @@ class Records:
 
     def replace(self, *records: dict[str, Any]) -> None:
         """Put records in the place of those of the same run and stage, and write the file."""
-        keys = ("experiment", "criterion", "budget", "seed", "stage")
-        new = {tuple(record.get(k) for k in keys) for record in records}
-        kept = [r for r in self.items if tuple(r.get(k) for k in keys) not in new]
+        new = {tuple(record.get(k) for k in self.keys) for record in records}
+        kept = [r for r in self.items if tuple(r.get(k) for k in self.keys) not in new]
         self.items = [*kept, *records]
         write_atomically(self.path, json.dumps(self.items, indent=1) + "\n")
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.errors import CheckpointError, InputError, require
 from sepprune_tp.skeleton import build_skeleton, describe_class
 from sepprune_tp.structure import (
@@ -66,7 +67,8 @@ def save_pruned(
     The file appears whole or not at all: it is written beside its target and then renamed.
 
     Args:
-        model: The model. Parameters and all buffers are stored, tied ones once.
+        model: The model, or a wrapper around it. Parameters and all buffers are stored, tied ones
+            once.
         path: File to write; its folder has to exist.
         metadata: Plain JSON data to keep with it (figures, data set, date...).
 
@@ -79,6 +81,7 @@ def save_pruned(
         InputError: If ``metadata`` is not JSON data.
     """
     safetensors = require("safetensors.torch", "files", PURPOSE)
+    model = unwrapped(model)
     target = Path(path)
     if not target.parent.is_dir():
         raise CheckpointError(f"Cannot write {target}: its folder does not exist. Create it first.")
@@ -129,7 +132,9 @@ def load_pruned(
             does not fit ``model``.
     """
     header, tensors = _read(Path(path))
-    skeleton = model if model is not None else build_skeleton(header.architecture, str(path))
+    skeleton = (
+        unwrapped(model) if model is not None else build_skeleton(header.architecture, str(path))
+    )
     _check_names(skeleton, header, set(tensors), str(path))
     apply_structure(skeleton, header.structure)
     set_tensors(skeleton, tensors, header.aliases, frozenset(header.frozen))

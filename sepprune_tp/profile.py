@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp._modes import eval_mode
+from sepprune_tp._unwrap import eagerly, unwrapped
 from sepprune_tp.architectures import part_names
 from sepprune_tp.errors import InputError
 from sepprune_tp.layers import LayerRule, rule_of
@@ -171,7 +172,8 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
     """Count parameters and MACs of a model by layer and by part.
 
     Args:
-        model: Any model. Its mode, weights, buffers and hooks are as they were afterwards.
+        model: Any model, or a wrapper around it (DataParallel, torch.compile...). Its mode,
+            weights, buffers and hooks are as they were afterwards.
         example_inputs: What the model is called with: a tensor such as a mixture of shape (B, T)
             or (B, 1, T), a tuple or list of arguments, or a dict of keyword arguments.
 
@@ -181,6 +183,7 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
     Raises:
         InputError: If the model cannot run on the example input.
     """
+    model = unwrapped(model)
     args, kwargs = _arguments(example_inputs)
     layers = dict(_layers(model))
     macs = _measure(model, {m: c for m, (_, _, c) in layers.items() if c is not None}, args, kwargs)
@@ -284,7 +287,8 @@ def _measure(
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in costs]
     try:
-        with eval_mode(model), torch.no_grad(), run_by_parts(model.modules()):
+        by_parts = run_by_parts(model.modules())
+        with eagerly(), eval_mode(model), torch.no_grad(), by_parts:
             model(*args, **kwargs)
     except Exception as error:
         shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]

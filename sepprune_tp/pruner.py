@@ -10,6 +10,7 @@ from torch import nn
 from torch_pruning import ops
 from torch_pruning.pruner.algorithms.base_pruner import BasePruner
 
+from ._unwrap import unwrapped, warn_if_distributed
 from .errors import InputError
 from .graph import ChannelGraph, ChannelGroup, Scope, channel_graph, is_lent
 from .importance import SepPruneImportance
@@ -51,7 +52,8 @@ class SepPrunePruner(BasePruner):
         """Build the graph and prepare to prune.
 
         Args:
-            model: The model; pruned in place by :meth:`step`.
+            model: The model, or a wrapper around it; the module inside is pruned in place by
+                :meth:`step`.
             example_inputs: What the model is called with.
             importance: :class:`SepPruneImportance` or any torch-pruning importance.
             pruning_ratio: Share of channels to remove, as in torch-pruning; without it the masks
@@ -64,6 +66,8 @@ class SepPrunePruner(BasePruner):
             InputError: If there is neither a ratio nor learned gates to follow.
             NotLearnedError: If the importance has no learned gates.
         """
+        warn_if_distributed(model)
+        model = unwrapped(model)
         learned = isinstance(importance, SepPruneImportance)
         by_ratio = pruning_ratio is not None or options.get("pruning_ratio_dict") is not None
         if not learned and not by_ratio:
@@ -171,9 +175,12 @@ def install() -> None:
             _refuse_head_pruning(k)
         if not isinstance(importance, SepPruneImportance) or isinstance(self, SepPrunePruner):
             if is_lent():
+                model = unwrapped(model)
                 k["out_channel_groups"] = _tied_parts(model, k.get("out_channel_groups"))
             original(self, model, example_inputs, importance, *a, **k)
             return
+        warn_if_distributed(model)
+        model = unwrapped(model)
         k["out_channel_groups"] = _tied_parts(model, k.get("out_channel_groups"))
         with channel_graph(importance.scope_for(model)):
             original(self, model, example_inputs, importance, *a, **k)

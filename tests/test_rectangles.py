@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import ChannelGraph
-from sepprune_tp.graph.labels import Channels
-from sepprune_tp.graph.rectangles import rectangle, settle
+from sepprune_tp.graph.labels import Channels, Place
+from sepprune_tp.graph.rectangles import Rectangle, rectangle, settle
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.pruner import SepPrunePruner
 
@@ -93,9 +93,9 @@ def test_a_later_tie_settles_an_earlier_rectangle() -> None:
     for row, label in zip(grid, made.tolist(), strict=True):
         for other in row.tolist():
             channels.unite(other, label)
-    settle([grid], channels, [made])
+    settle([Rectangle(grid, Place("view"))], channels, [made])
     assert channels.find(int(grid[0, 0])) != channels.find(int(grid[1, 0]))
-    settle([grid], channels, [])  # without the layer that counts rows
+    settle([Rectangle(grid, Place("view"))], channels, [])  # without the layer that counts rows
     assert len({channels.find(label) for label in grid.flatten().tolist()}) == 1
 
 
@@ -106,7 +106,7 @@ def test_order_of_rows_matters() -> None:
     for row, label in zip(grid, made.flip(0).tolist(), strict=True):
         for other in row.tolist():
             channels.unite(other, label)
-    settle([grid], channels, [made])
+    settle([Rectangle(grid, Place("view"))], channels, [made])
     assert len({channels.find(label) for label in grid.flatten().tolist()}) == 1
 
 
@@ -115,6 +115,6 @@ def test_three_axes() -> None:
     labels = channels.fresh(24).view(1, 2, 3, 1, 4).expand(5, 2, 3, 7, 4)
     grid = rectangle(labels, [1, 2, 4])
     assert grid.shape == (2, 3, 4)
-    settle([grid], channels, [])
+    settle([Rectangle(grid, Place("view"))], channels, [])
     roots = [[channels.find(label) for label in row] for row in grid.view(6, 4).tolist()]
     assert all(row == roots[0] for row in roots) and len(set(roots[0])) == 4

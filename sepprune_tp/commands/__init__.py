@@ -7,6 +7,7 @@ import typer
 from sepprune_tp.commands.benchmark import benchmark
 from sepprune_tp.commands.demo import demo
 from sepprune_tp.commands.evaluate import evaluate
+from sepprune_tp.commands.explain import explain
 from sepprune_tp.commands.export import export
 from sepprune_tp.commands.finetune import finetune
 from sepprune_tp.commands.profile import profile
@@ -23,5 +24,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (profile, prune, finetune, evaluate, separate, export, benchmark, demo):
+for command in (profile, explain, prune, finetune, evaluate, separate, export, benchmark, demo):
     app.command()(command)

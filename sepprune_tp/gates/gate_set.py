@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._unwrap import eagerly, unwrapped
 from ..errors import InputError
 from ..graph import ChannelGraph, Scope
 from ..graph.assembly import ChannelSet
@@ -71,7 +72,9 @@ class GateSet:
         """Find the groups of a model and give each channel a gate, all open.
 
         Args:
-            model: The trained dense model. It is not changed, here or by the search.
+            model: The trained dense model, or a wrapper around it (DataParallel, torch.compile...:
+                the module inside is gated, and runs uncompiled while the gates are on). It is not
+                changed, here or by the search.
             example_inputs: What the model is called with, e.g. a mixture (B, T); costs are those of
                 this input.
             scope: ``"separator"``, ``"all"``, or modules of the model.
@@ -82,7 +85,7 @@ class GateSet:
             InputError: If the scope or kind is unknown or the model has no masker.
             GraphError: If the model does not run on the example.
         """
-        self.model = model
+        self.model = model = unwrapped(model)
         self.scope = scope
         self.kind = parametrisation(kind)
         self.graph = ChannelGraph(scope).build_dependency(model, example_inputs)
@@ -210,9 +213,11 @@ class GateSet:
         if self._depth == 1:
             self._by_parts = run_by_parts(self.model.modules(), self._closes_some)
             self._by_parts.__enter__()
+            self._eagerly = eagerly()  # compiled code would not see the gates
+            self._eagerly.__enter__()
             for layer in self._layers:
                 patch(layer, lambda: self._values, self.scores.device)
-            self._hook = self.model.register_forward_pre_hook(self._draw)
+            self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
             self._draw()
         return self
 
@@ -227,11 +232,12 @@ class GateSet:
         if self._depth == 0:
             for layer in self._layers:
                 unpatch(layer)
+            self._eagerly.__exit__(None, None, None)
             self._by_parts.__exit__(None, None, None)
             self._hook.remove()
             self._hook, self._values = None, None
         elif isinstance(self._hook, _Nothing):  # an inner block gave gates by hand; back to ours
-            self._hook = self.model.register_forward_pre_hook(self._draw)
+            self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
 
     def _closes_some(self) -> bool:
         """Whether some gate may not be fully open in this forward pass."""
@@ -267,6 +273,20 @@ class GateSet:
     def group_of(self, index: int) -> GateGroup:
         """The group that a gate belongs to."""
         return next(g for g in self.groups if g.start <= index < g.start + g.size)
+
+
+class _Draw:
+    """The hook that draws gates; in a copy of the model, which has no gates, it does nothing."""
+
+    def __init__(self, draw: Callable[[], None] | None) -> None:
+        self._do = draw
+
+    def __call__(self, *_: Any) -> None:
+        if self._do is not None:
+            self._do()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Draw:
+        return _Draw(None)
 
 
 class _Nothing:

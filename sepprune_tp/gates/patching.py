@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
 from ..layers.base import GatedCall
+from ..layers.patched import PatchedForward
 
 __all__ = ["GatedLayer", "check_fits", "gated_layers", "patch", "unpatch"]
 
@@ -103,7 +104,7 @@ def patch(layer: GatedLayer, gates: Callable[[], Tensor | None], device: torch.d
         mask_out = _mask(values, layer.index_out)
         return rule.run_gated(module, GatedCall(original, args, kwargs, mask_in, mask_out))
 
-    module.__dict__["forward"] = forward
+    module.__dict__["forward"] = PatchedForward(module, forward)
 
 
 def unpatch(layer: GatedLayer) -> None:

@@ -8,7 +8,7 @@ scores and cuts, and that carries one gate a component.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .labels import Channels
 from .tracer import Sites
 
-__all__ = ["ChannelSet", "Site", "assemble"]
+__all__ = ["ChannelSet", "Owner", "Site", "assemble", "resolve"]
 
 Owner = nn.Module | nn.Parameter
 
@@ -29,18 +29,49 @@ class Site:
         owner: The layer, or a bare parameter.
         side: ``in`` or ``out`` (a layer that keeps channels apart has ``out`` only).
         components: Component of each channel, shape (n,), int64; 0: none.
+        labels: The label that stood at each channel in the trace, shape (n,), int64.
         consumes: Whether a gate in this layer closes its channels (it reads them).
     """
 
     owner: Owner
     side: str
     components: Tensor
+    labels: Tensor
     consumes: bool = False
+    _members: tuple[Tensor, dict[int, int]] | None = field(default=None, repr=False, compare=False)
+    _positions: tuple[Tensor, dict[int, list[int]]] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    def members(self) -> dict[int, int]:
+        """The components, in order of their first channel, each with the index of that channel."""
+        if self._members is None or self._members[0] is not self.components:
+            found: dict[int, int] = {}
+            for index, component in enumerate(self.components.tolist()):
+                found.setdefault(component, index)
+            found.pop(0, None)
+            self._members = (self.components, found)
+        return self._members[1]
+
+    def positions(self) -> dict[int, list[int]]:
+        """Indices of the channels of each component, in order of their first channel."""
+        if self._positions is None or self._positions[0] is not self.components:
+            found: dict[int, list[int]] = {}
+            for index, component in enumerate(self.components.tolist()):
+                if component:
+                    found.setdefault(component, []).append(index)
+            self._positions = (self.components, found)
+        return self._positions[1]
 
     def where(self, members: Iterable[int]) -> Tensor:
         """Indices of the channels that belong to the given components."""
-        wanted = torch.tensor(sorted(members), dtype=torch.long)
-        return torch.isin(self.components, wanted).nonzero().flatten()
+        positions = self.positions()
+        chosen = [i for component in set(members) for i in positions.get(component, ())]
+        return torch.tensor(sorted(chosen), dtype=torch.long)
+
+    def cut(self, kept: Tensor) -> None:
+        """Keep only the channels at some indices."""
+        self.components, self.labels = self.components[kept], self.labels[kept]
 
 
 @dataclass
@@ -74,7 +105,8 @@ def resolve(traced: dict[Owner, Sites], channels: Channels) -> list[Site]:
     for owner, labels in traced.items():
         for side, values in (("in", labels.inputs), ("out", labels.outputs)):
             if values is not None:
-                sites.append(Site(owner, side, roots[values], _consumes(owner, labels, side)))
+                consumes = _consumes(owner, labels, side)
+                sites.append(Site(owner, side, roots[values], values, consumes))
     return sites
 
 
@@ -87,32 +119,28 @@ def _consumes(owner: Owner, sites: Sites, side: str) -> bool:
     return rule.consumes(owner)
 
 
-def assemble(
-    traced: dict[Owner, Sites], channels: Channels, through: set[Owner]
-) -> list[ChannelSet]:
-    """Form groups from the labels that a trace left.
+def assemble(sites: list[Site], channels: Channels, through: set[Owner]) -> list[ChannelSet]:
+    """Form groups from the sites that a trace left.
 
     Args:
-        traced: Labels of each layer.
+        sites: Every side of every layer, see :func:`resolve`.
         channels: The united channels.
         through: Owners that keep channels apart and so make none of their own.
 
     Returns:
         Every group, also those that may not be pruned (with the reason).
     """
-    sites = resolve(traced, channels)
     holders: dict[int, list[Site]] = {}
     for site in sites:
-        for component in torch.unique(site.components).tolist():
-            if component:
-                holders.setdefault(component, []).append(site)
+        for component in site.members():
+            holders.setdefault(component, []).append(site)
     makers = [s for s in sites if s.side == "out" and s.owner not in through]
-    done: set[int] = set()
+    done: set[int] = {0}
     groups = []
     for maker in makers:
-        if not set(maker.components.tolist()) <= done:
+        if not maker.members().keys() <= done:
             family = _family(maker, holders, through)
-            while not set(maker.components.tolist()) <= done:
+            while not maker.members().keys() <= done:
                 group = _group(family, done, holders, channels)
                 done.update(group.components)
                 groups.append(group)
@@ -123,7 +151,7 @@ def _family(start: Site, holders: dict[int, list[Site]], through: set[Owner]) ->
     """All makers that are linked to ``start`` by shared components."""
     family, queue, seen = {id(start): start}, [start], set[int]()
     while queue:
-        for component in set(queue.pop().components.tolist()) - seen:
+        for component in queue.pop().members().keys() - seen:
             seen.add(component)
             for other in holders.get(component, []):
                 if other.side == "out" and other.owner not in through and id(other) not in family:
@@ -138,15 +166,16 @@ def _group(
     """The group of the maker with the most components left, one channel each if possible."""
 
     def rank(site: Site) -> tuple[int, bool]:
-        members = set(site.components.tolist())
+        members = site.members().keys()
         return len(members - done), len(members) == site.components.numel()
 
     root = max(family, key=rank)
-    ordered = list(dict.fromkeys(root.components.tolist()))
+    ordered = list(root.members())
     members = [c for c in ordered if c not in done]
     sites = {id(root): root}
     for component in members:
-        sites.update((id(site), site) for site in holders[component])
+        for site in holders[component]:
+            sites[id(site)] = site
     group = ChannelSet(root, members, list(sites.values()))
     group.ungated = next(filter(None, map(channels.ungated, members)), None)
     group.reason = _why_not(group, ordered, channels)
@@ -165,8 +194,9 @@ def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str |
         return "it is a single channel" if single else "all of its channels are coupled into one"
     if group.ungated is None and not any(site.consumes for site in group.sites):
         return "no layer with weights reads its channels"
+    members = set(group.components)
     for site in group.sites:
-        used = {c for c in site.components.tolist() if c}
-        if used <= set(group.components) and len(used) < 2:
+        used = site.members()
+        if len(used) < 2 and used.keys() <= members:
             return "it would leave a layer without channels"
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch_pruning as tp
@@ -11,19 +11,24 @@ from torch_pruning import ops
 from torch_pruning.dependency import Node
 from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
+from .._unwrap import eagerly, keep_random_state, unwrapped
 from ..architectures import adapters_in
 from ..errors import GraphError
 from ..layers import rule_of
-from ..layers.composite import named_layers, parts_of
+from ..layers.composite import named_layers
 from ..layers.custom import custom_rules
 from ..layers.held import HeldBuffer
-from .assembly import ChannelSet, Owner, Site, assemble
+from .assembly import ChannelSet, Owner, Site, assemble, resolve
 from .cutting import cut_group
+from .explanation import Explanation, explain
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, GroupUnion, build_group, parameter_node
+from .labels import Channels, Place
+from .limits import off_limits, with_parts
+from .overview import Report, report
 from .rectangles import settle
 from .running import forward, trace_shortest
-from .scope import Scope, check_scope, host_of, modules_in_scope
+from .scope import Scope, check_scope, modules_in_scope
 from .sharing import Holder
 from .tracer import Tracer
 from .trial import Trial, try_sets
@@ -61,7 +66,11 @@ class ChannelGraph(tp.DependencyGraph):
         self.tried = Trial(skipped="no graph was built")
         self.scope: Scope = check_scope(scope)
         self.sets: list[ChannelSet] = []
-        self._outside: dict[int, str] = {}
+        self._outside: dict[int, tuple[str, Site]] = {}
+        self._sites: dict[tuple[Owner, str], Site] = {}
+        self._sets_of: dict[Owner, list[int]] = {}
+        self.channels = Channels()
+        self.refused: dict[nn.Module, str] = {}
         self._parameter_dims: dict[nn.Parameter, int] = {}
         self._through: set[Owner] = set()
         self.shared: list[list[Holder]] = []
@@ -84,7 +93,8 @@ class ChannelGraph(tp.DependencyGraph):
         """Trace a model and find its groups; the arguments are torch-pruning's.
 
         Args:
-            model: The model; its train/eval modes are left as they are.
+            model: The model, or a wrapper around it (see ``_unwrap``); its train/eval modes are
+                left as they are.
             example_inputs: A tensor, a tuple or list of arguments, or a dict of keyword arguments.
             forward_fn: Calls the model on the example, instead of ``model(example)``.
             output_transform: Applied to the outputs, which protect the channels that they hold.
@@ -99,8 +109,9 @@ class ChannelGraph(tp.DependencyGraph):
 
         Raises:
             GraphError: If the model does not run on the example.
-            InputError: If the scope does not fit the model.
+            InputError: If the scope does not fit the model, or it is TorchScript.
         """
+        model = unwrapped(model)
         self.model, self.verbose = model, verbose
         self._module2name = {module: name for name, module in named_layers(model)}
         self._param_to_name = {p: n for n, p in model.named_parameters()}
@@ -118,15 +129,20 @@ class ChannelGraph(tp.DependencyGraph):
 
     def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
         for module, adapter in adapters_in(model):
+            tracer.channels.meet_at(Place("shared width", self.name_of(module)))
             for tie in adapter.ties(module):
                 tracer.tie(tie.first, tie.second, tie.index)
         settle(tracer.rectangles, tracer.channels, tracer.made())
-        through = {
+        self._through = {
             owner
             for owner, sites in tracer.sites.items()
             if sites.rule is None or sites.rule.relation == "through"
         }
-        self.sets = assemble(tracer.sites, tracer.channels, through)
+        self.channels, self.refused = tracer.channels, tracer.refused
+        sites = resolve(tracer.sites, tracer.channels)
+        self._sites = {(site.owner, site.side): site for site in sites}
+        self.sets = assemble(sites, tracer.channels, self._through)
+        self._sets_of = {}
         self._parameter_dims = tracer.parameter_dims
         self._pruners = {  # for good: a cut may give a layer another rule, such as one of groups
             owner: sites.rule.pruner(owner)
@@ -139,13 +155,14 @@ class ChannelGraph(tp.DependencyGraph):
                 host = self._module2name[owner.host]
                 self._module2name[owner] = f"{host}.{owner.key}" if host else owner.key
         self.module2node = {owner: self._make_node(owner) for owner in tracer.sites}
-        self._through = through
         self._outside = {}
         for number, channel_set in enumerate(self.sets):
-            why = None if channel_set.reason else self._off_limits(channel_set, inside)
+            for owner in dict.fromkeys(site.owner for site in channel_set.sites):
+                self._sets_of.setdefault(owner, []).append(number)
+            why = None if channel_set.reason else off_limits(self, channel_set, inside)
             if why is not None:
                 self._outside[number] = why
-        for fn in (self.function_of(s) for c in self.sets for s in c.sites):
+        for fn in (self.function_of(site) for site in self.sites()):
             self._register_function(fn)
 
     def _try(
@@ -164,7 +181,8 @@ class ChannelGraph(tp.DependencyGraph):
             def call(model: nn.Module, example: Any) -> Any:
                 return forward(model, example, forward_fn, output_transform)
 
-            self.tried = try_sets(self.model, call, inputs, shapes, sets, self._cut_copy)
+            with eagerly(), keep_random_state(self.model):
+                self.tried = try_sets(self.model, call, inputs, shapes, sets, self._cut_copy)
         for number, reason in self.tried.refused.items():
             self.sets[number].reason = reason
 
@@ -173,30 +191,6 @@ class ChannelGraph(tp.DependencyGraph):
         function = self.function_of(site)
         function.__self__.pruning_dim = self.module2node[site.owner].pruning_dim
         return function(owner, indices)
-
-    def _off_limits(self, channel_set: ChannelSet, inside: set[nn.Module] | None) -> str | None:
-        """Why the caller does not want these channels to go, or None."""
-        ignored = self._with_parts([*self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params])
-        for site in channel_set.sites:
-            name = self.name_of(site.owner)
-            if site.side == "out" and site.owner in ignored:
-                return f"'{name}' is to be ignored"
-            host = host_of(site.owner, name, self.model)
-            outside = inside is not None and host not in inside
-            if outside and not self._read_only(site):
-                return f"it is tied to '{name}', outside the scope"
-        return None
-
-    def _with_parts(self, owners: Iterable[Owner]) -> set[Owner]:
-        """Owners, and the parts of those that have some."""
-        modules = [owner for owner in owners if isinstance(owner, nn.Module)]
-        return {*owners, *(part for module in modules for part in parts_of(module).values())}
-
-    def _read_only(self, site: Site) -> bool:
-        """With a list of modules as scope, layers outside may read what is made inside."""
-        return not isinstance(self.scope, str) and (
-            site.side == "in" or site.owner in self._through
-        )
 
     def _make_node(self, owner: Owner) -> Any:
         if isinstance(owner, nn.Parameter):
@@ -237,7 +231,8 @@ class ChannelGraph(tp.DependencyGraph):
 
     def _root_parts(self, owner: Owner) -> int:
         """How many equal parts of a root layer's outputs are tied (1: each channel is free)."""
-        for channel_set in self.sets:
+        for number in self._sets_of.get(owner, ()):
+            channel_set = self.sets[number]
             root = channel_set.root
             if root.owner is owner and channel_set.size:
                 size, count = root.components.numel(), channel_set.size
@@ -263,13 +258,15 @@ class ChannelGraph(tp.DependencyGraph):
         Yields:
             Groups in order of execution.
         """
-        ignored = self._with_parts([*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING])
+        ignored = with_parts([*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING])
+        with_gradients = any(p.grad is not None for p in self.model.parameters())
         for channel_set in list(self._prunable()):
             makers = [s.owner for s in channel_set.sites if s.side == "out"]
             if any(maker in ignored for maker in makers):
                 continue
             if any(passes_filter(maker, tuple(root_module_types)) for maker in makers):
-                complete_gradients(self.model, channel_set)
+                if with_gradients:
+                    complete_gradients(channel_set)
                 yield build_group(self, channel_set, channel_set.components)
 
     def named_groups(self) -> Iterator[tuple[str, ChannelGroup]]:
@@ -305,14 +302,15 @@ class ChannelGraph(tp.DependencyGraph):
         side = "out" if self.is_out_channel_pruning_fn(pruning_fn) else "in"
         parts: list[tuple[ChannelSet, list[int]]] = []
         missing: set[int] = set()
-        for number, channel_set in enumerate(self.sets):
+        for number in self._sets_of.get(module, ()):
+            channel_set = self.sets[number]
             for site in channel_set.sites:
                 if site.owner is not module or (site.side != side and module not in self._through):
                     continue
                 wanted = {c for c in site.components[idxs].tolist() if c}
                 members = [c for c in channel_set.components if c in wanted]
                 if members or not idxs:
-                    why = channel_set.reason or self._outside.get(number)
+                    why = self.why_not(number)
                     if why is not None:
                         raise GraphError(
                             f"channels {idxs[:8]} of '{self.name_of(module)}' may not go: {why}"
@@ -357,12 +355,50 @@ class ChannelGraph(tp.DependencyGraph):
 
     # -- explanations -----------------------------------------------------------------------------
 
+    def explain(self, layer: Owner | str, side: str | None = None) -> Explanation:
+        """Say what goes with a layer's channels, where they met, and what protects them.
+
+        Args:
+            layer: A layer, a bare parameter, or the dotted name of one.
+            side: ``"in"`` or ``"out"``; default: both.
+
+        Returns:
+            The facts; printed, they are a text.
+
+        Raises:
+            InputError: If the model has no such layer, or it has no channels of its own.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Conv1d(8, 1, 3))
+            >>> graph = ChannelGraph(scope="all").build_dependency(net, torch.randn(1, 1, 16))
+            >>> print(graph.explain("0", "out"))
+            0
+              output channels 0:8: group '0' of 8 channels, may go
+                what goes together:
+                  0.weight[0:8, :, :] rows
+                  0.bias[0:8]
+                  2.weight[:, 0:8, :] columns
+            >>> graph.explain(net[2], "out").parts[0].reason
+            'it is an output of the model'
+        """
+        return explain(self, layer, side)
+
+    def report(self) -> Report:
+        """Every group, and everything that is protected with the reason; printed, a table."""
+        return report(self)
+
+    def makes(self, owner: Owner) -> bool:
+        """Whether a layer makes channels of its own (norms and their like do not)."""
+        return owner not in self._through
+
     @property
     def protected(self) -> dict[str, str]:
         """Layers whose output channels may not be pruned, each with the reason."""
         found: dict[str, str] = {}
         for number, channel_set in enumerate(self.sets):
-            reason = channel_set.reason or self._outside.get(number)
+            reason = self.why_not(number)
             if reason is not None:
                 for site in channel_set.sites:
                     if site.side == "out" and site.owner not in self._through:
@@ -376,8 +412,26 @@ class ChannelGraph(tp.DependencyGraph):
         return str(self._module2name.get(owner, type(owner).__name__))
 
     def sites(self) -> list[Site]:
-        """Every site of every set, once."""
-        return list({id(site): site for c in self.sets for site in c.sites}.values())
+        """Every side of every layer that ran, in order of execution."""
+        return list(self._sites.values())
+
+    def site_of(self, owner: Owner, side: str) -> Site:
+        """One side of a layer; ``out`` for a layer that keeps channels apart."""
+        return self._sites[owner, side]
+
+    def sets_of(self, owner: Owner) -> list[tuple[int, ChannelSet]]:
+        """The channel sets that a layer has channels of, with their numbers."""
+        return [(number, self.sets[number]) for number in self._sets_of.get(owner, ())]
+
+    def why_not(self, number: int) -> str | None:
+        """Why a channel set (by number) may not be pruned, or None."""
+        outside = self._outside.get(number)
+        return self.sets[number].reason or (None if outside is None else outside[0])
+
+    def held_by(self, number: int) -> Site | None:
+        """The site outside the scope, or to be ignored, that keeps a set from being pruned."""
+        outside = self._outside.get(number)
+        return None if outside is None else outside[1]
 
     def replace_parameter(self, old: nn.Parameter, new: nn.Parameter) -> None:
         """Put a cut bare parameter in the place of the old one, in the model and in the graph."""
@@ -390,6 +444,9 @@ class ChannelGraph(tp.DependencyGraph):
         node.module = new
         self.module2node[new] = node
         self._parameter_dims[new] = self._parameter_dims.pop(old)
+        self._sets_of[new] = self._sets_of.pop(old, [])
+        site = self._sites.pop((old, "out"))
+        site.owner, self._sites[new, "out"] = new, site
         self._through.add(new)
 
     def prunable_sets(self) -> list[ChannelSet]:

@@ -41,7 +41,7 @@ def cut_group(graph: ChannelGraph, group: ChannelGroup, record_history: bool = T
         if not cut:
             continue  # torch-pruning asks for empty groups where a ranking spares a layer
         _cut(graph, item_dep, side, sorted(cut))
-    remaining = set(group.channel_set.root.components.tolist())
+    remaining = group.channel_set.root.members()
     left = [c for c in group.channel_set.components if c in remaining]
     group.channel_set.components = left
     tie_again(graph.shared)
@@ -60,11 +60,8 @@ def _cut(graph: ChannelGraph, dep: Any, side: str, idxs: list[int]) -> None:
         graph.replace_parameter(owner, result)
     else:
         _restore_flags(owner, flags)
-    for site in graph.sites():
-        if site.owner is owner and site.side == side:
-            site.components = site.components[surviving(site.components.numel(), idxs)]
-            if isinstance(owner, nn.Parameter):
-                site.owner = result
+    site = graph.site_of(owner if not isinstance(owner, nn.Parameter) else result, side)
+    site.cut(surviving(site.components.numel(), idxs))
     publish(graph.model, Cut(name, side, idxs))
 
 

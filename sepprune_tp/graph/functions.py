@@ -53,14 +53,12 @@ def passes_filter(owner: Owner, types: tuple[type, ...]) -> bool:
     return kind == "filterbank" and ops.TORCH_CONV in types
 
 
-def complete_gradients(model: nn.Module, channel_set: ChannelSet) -> None:
-    """Give zero gradients to layers of a group that the loss does not reach, if others have some.
+def complete_gradients(channel_set: ChannelSet) -> None:
+    """Give zero gradients to layers of a group that the loss does not reach.
 
     torch-pruning's Taylor and Hessian criteria read every gradient; the layer that
     feeds the residual stream of the last block never gets one where only skip outputs are used.
     """
-    if all(p.grad is None for p in model.parameters()):
-        return
     for site in channel_set.sites:
         tensors = [site.owner] if isinstance(site.owner, nn.Parameter) else site.owner.parameters()
         for parameter in tensors:

@@ -96,7 +96,8 @@ def build_group(
     """
     group = ChannelGroup(graph, channel_set)
     root = channel_set.root
-    order = {c: int((root.components == c).nonzero()[0]) for c in components}
+    first = root.members()
+    order = {c: first[c] for c in components}
     root_node = graph.node_of(root.owner)
     trigger = graph.function_of(root)
     items: list[Any] = []
@@ -122,15 +123,15 @@ def _layers_of_indices(
     if is_root:
         idxs = site.where(order).tolist()
         return [(idxs, list(idxs))]
+    positions = site.positions()
     parts: list[list[tuple[int, int]]] = []
-    seen: dict[int, int] = {}
-    for index, component in enumerate(site.components.tolist()):
-        if component in order:
-            turn = seen.get(component, 0)
-            seen[component] = turn + 1
+    for component in order.keys() & positions.keys():
+        for turn, index in enumerate(positions[component]):
             if turn == len(parts):
                 parts.append([])
             parts[turn].append((index, order[component]))
+    for part in parts:
+        part.sort()
     return [([i for i, _ in part], [r for _, r in part]) for part in parts]
 
 

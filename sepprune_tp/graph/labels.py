@@ -8,6 +8,11 @@ is the same view of the shadow, so an operation that only rearranges memory need
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -15,6 +20,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 __all__ = [
     "Channels",
     "LabelStore",
+    "Meetings",
+    "Place",
     "constant_along",
     "merge_along",
     "unite_pairs",
@@ -22,13 +29,58 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where channels met.
+
+    Attributes:
+        operation: Name of the operation (``add``, ``mul``, ``cat``...), or of the kind of layer.
+        module: Dotted path of the module whose code ran it; empty for the model itself.
+        line: ``file.py:line`` of the model's code, or empty if unknown.
+    """
+
+    operation: str
+    module: str = ""
+    line: str = ""
+
+    def __str__(self) -> str:
+        inside = f"'{self.module}'" if self.module else "the model"
+        return f"'{self.operation}' in {inside}" + (f" ({self.line})" if self.line else "")
+
+
+@dataclass
+class Meetings:
+    """The unions that joined two components: a spanning forest over labels, in three columns."""
+
+    one: array[int] = field(default_factory=lambda: array("q"))
+    other: array[int] = field(default_factory=lambda: array("q"))
+    place: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, one: int, other: int, place: int) -> None:
+        """Record that two labels were united at a place (its number)."""
+        self.one.append(one)
+        self.other.append(other)
+        self.place.append(place)
+
+
 class Channels:
-    """Union-find over channel labels; a component is what must be kept or removed together."""
+    """Union-find over channel labels; a component is what must be kept or removed together.
+
+    Attributes:
+        meetings: The unions that mattered, for explanations.
+        places: Where they happened, by number.
+        where: Tells the place of the union that is being made; asked only if the union matters.
+        fixed_reasons: For labels made by :meth:`fixed`: the reason.
+    """
 
     def __init__(self) -> None:
         self._parent: list[int] = [0]
-        self._reason: dict[int, str] = {}
+        self._reason: dict[int, tuple[str, int]] = {}
         self._ungated: dict[int, str] = {}
+        self.meetings = Meetings()
+        self.places: list[Place] = []
+        self.where: Callable[[], int] | None = None
+        self.fixed_reasons: dict[int, str] = {}
 
     def fresh(self, count: int) -> Tensor:
         """Make ``count`` new labels, shape (count,), int64."""
@@ -39,8 +91,19 @@ class Channels:
     def fixed(self, reason: str) -> int:
         """Make one label that may not go, with the reason."""
         label = int(self.fresh(1))
+        self.fixed_reasons[label] = reason
         self.protect([label], reason)
         return label
+
+    def new_place(self, place: Place) -> int:
+        """Number of a place where unions are about to be made."""
+        self.places.append(place)
+        return len(self.places) - 1
+
+    def meet_at(self, place: Place) -> None:
+        """Say where the unions to come are made, until the next call."""
+        number = self.new_place(place)
+        self.where = lambda: number
 
     def find(self, label: int) -> int:
         """The representative of a label's component."""
@@ -54,15 +117,14 @@ class Channels:
         """Declare that two channels go together; 0 unites with nothing."""
         if not one or not other:
             return
-        one, other = self.find(one), self.find(other)
-        if one == other:
+        low, high = self.find(one), self.find(other)
+        if low == high:
             return
-        one, other = min(one, other), max(one, other)
-        self._parent[other] = one
+        self.meetings.add(one, other, -1 if self.where is None else self.where())
+        low, high = min(low, high), max(low, high)
+        self._parent[high] = low
         for reasons in (self._reason, self._ungated):
-            reason = reasons.pop(other, None)
-            if reason is not None:
-                reasons.setdefault(one, reason)
+            _hand_over(reasons, high, low)
 
     def unite_all(self, labels: Tensor) -> None:
         """Declare that all labels in a tensor are one channel."""
@@ -79,7 +141,7 @@ class Channels:
         """Forbid the removal of channels; the first reason given is kept."""
         for label in labels:
             if label:
-                self._reason.setdefault(self.find(label), reason)
+                self._reason.setdefault(self.find(label), (reason, label))
 
     def leave_ungated(self, labels: list[int], reason: str) -> None:
         """Let channels be cut but not gated: a gate could not do what their removal does."""
@@ -93,7 +155,18 @@ class Channels:
 
     def reason(self, label: int) -> str | None:
         """Why a channel may not go, or None if it may."""
-        return self._reason.get(self.find(label))
+        return self._reason.get(self.find(label), (None, 0))[0]
+
+    def protector(self, label: int) -> int | None:
+        """The label of the same component that the reason was given for, or None."""
+        return self._reason.get(self.find(label), ("", None))[1]
+
+
+def _hand_over(reasons: dict[int, Any], old: int, new: int) -> None:
+    """Let a representative take over the reason of another, unless it has one."""
+    reason = reasons.pop(old, None)
+    if reason is not None:
+        reasons.setdefault(new, reason)
 
 
 class LabelStore:

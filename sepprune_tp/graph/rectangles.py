@@ -9,13 +9,14 @@ has run, so rectangles are gathered during the trace and settled after it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .labels import Channels
+from .labels import Channels, Place
 
-__all__ = ["rectangle", "settle"]
+__all__ = ["Rectangle", "rectangle", "settle"]
 
 
 def rectangle(labels: Tensor, axes: Sequence[int]) -> Tensor:
@@ -34,17 +35,30 @@ def rectangle(labels: Tensor, axes: Sequence[int]) -> Tensor:
     return labels.reshape([labels.size(dim) for dim in axes]).clone()
 
 
-def settle(rectangles: Sequence[Tensor], channels: Channels, makers: Sequence[Tensor]) -> None:
+class Rectangle(NamedTuple):
+    """A split channel axis.
+
+    Attributes:
+        labels: As :func:`rectangle` gives them.
+        place: Where the reshape is.
+    """
+
+    labels: Tensor
+    place: Place
+
+
+def settle(rectangles: Sequence[Rectangle], channels: Channels, makers: Sequence[Tensor]) -> None:
     """Unite what each rectangle needs to stay one, in the order of execution.
 
     Uniting never breaks a rectangle that is settled, so one pass is enough.
 
     Args:
-        rectangles: As :func:`rectangle` gives them.
+        rectangles: In the order of execution.
         channels: Where unions are recorded.
         makers: Labels of the output channels of each layer that makes its own.
     """
-    for grid in rectangles:
+    for grid, place in rectangles:
+        channels.meet_at(place)
         if not _shrinks_by_rows(grid, channels, makers):
             for dim in range(grid.dim() - 1):
                 for column in grid.movedim(dim, 0).flatten(1).unbind(1):

@@ -18,9 +18,9 @@ from .._modes import eval_mode
 from ..layers import LayerRule, rule_of
 from ..layers.composite import named_layers, run_by_parts
 from ..layers.held import HeldBuffer
-from .labels import Channels, LabelStore, merge_along, varying_dims
+from .labels import Channels, LabelStore, Place, merge_along, varying_dims
 from .operations import rule_for
-from .rectangles import rectangle
+from .rectangles import Rectangle, rectangle
 from .sharing import DirectUses, couple, shared_parameters
 
 __all__ = ["Sites", "Tracer", "shapes_of"]
@@ -53,7 +53,8 @@ class Tracer(TorchDispatchMode):
         channels: All channels, united where they met.
         sites: For each layer (or bare parameter) its labels, in order of execution.
         output_shapes: Shapes of what the model returned.
-        rectangles: Labels of each channel axis that a reshape split; see ``rectangles.settle``.
+        refused: Layers that have a rule but cannot be cut, with the reason.
+        rectangles: Each channel axis that a reshape split; see ``rectangles.settle``.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class Tracer(TorchDispatchMode):
         self._custom = custom or {}
         self.store = LabelStore()
         self.channels = Channels()
+        self.channels.where = self._place_number
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
+        self.refused: dict[nn.Module, str] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
-        self.rectangles: list[Tensor] = []
+        self.rectangles: list[Rectangle] = []
         self._names = {module: name for name, module in named_layers(model)}
         self._consumed: list[Tensor] = []
         self.output_shapes: Any = None
@@ -82,6 +85,8 @@ class Tracer(TorchDispatchMode):
         self._held: dict[str, HeldBuffer] = {}
         self._direct = DirectUses(model)
         self.shared = shared_parameters(model)
+        self._doing = "call"  # the operation or kind of layer that is being followed
+        self._place: int | None = None  # number of its place, once a union asked for it
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -119,6 +124,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self._inside_layer:
+            self._doing, self._place = func.overloadpacket.__name__, None
             self._used_directly(args)
             rule = rule_for(func)
             if rule is not None:
@@ -154,7 +160,9 @@ class Tracer(TorchDispatchMode):
 
     def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
         """Remember a channel axis that a reshape split."""
-        self.rectangles.append(rectangle(labels, axes))
+        self.rectangles.append(
+            Rectangle(rectangle(labels, axes), Place(self._doing, *self._here()))
+        )
 
     def consumed(self, labels: Tensor) -> bool:
         """Whether channels just went through a layer that closes them for the product to come."""
@@ -239,6 +247,7 @@ class Tracer(TorchDispatchMode):
         return hook
 
     def _layer(self, rule: LayerRule, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        self._doing, self._place = rule.kind, None
         result = rule.output(out)
         entering: list[Tensor] = []
         _each_tensor((args, kwargs), lambda t: entering.append(t))
@@ -266,6 +275,7 @@ class Tracer(TorchDispatchMode):
 
     def _refused(self, module: nn.Module, why: str, entering: list[Tensor], out: Any) -> None:
         reason = f"layer '{self._names[module]}' cannot be cut: {why}"
+        self.refused[module] = reason
         labels = [x for x in map(self.store.get, entering) if x is not None]
         for tensor in labels:
             self.channels.protect(torch.unique(tensor).tolist(), reason)
@@ -365,16 +375,26 @@ class Tracer(TorchDispatchMode):
             for column in labels.view(parts, -1).unbind(1):
                 self.channels.unite_all(column)
 
+    def _place_number(self) -> int:
+        """Place of the operation that is being followed; the stack is walked once for each."""
+        if self._place is None:
+            self._place = self.channels.new_place(Place(self._doing, *self._here()))
+        return self._place
+
     def _where(self) -> str:
+        module, line = self._here()
+        return f"in '{module or 'the model'}'" + (f" ({line})" if line else "")
+
+    def _here(self) -> tuple[str, str]:
+        """Path of the module that runs, and file and line of the model's own code."""
         module = self._names.get(self._stack[-1], "") if self._stack else ""
         frame = sys._getframe(1)
         while frame is not None:
             path = frame.f_code.co_filename
             if not path.startswith((_OUR_FILES, _TORCH_FILES, "<")):
-                place = f"{Path(path).name}:{frame.f_lineno}"
-                return f"in '{module or 'the model'}' ({place})"
+                return module, f"{Path(path).name}:{frame.f_lineno}"
             frame = frame.f_back  # type: ignore[assignment]
-        return f"in '{module or 'the model'}'"
+        return module, ""
 
 
 def _along(labels: Tensor, axis: int, out: Tensor) -> Tensor:
@@ -384,7 +404,13 @@ def _along(labels: Tensor, axis: int, out: Tensor) -> Tensor:
 
 
 def _each_tensor(values: Any, visit: Callable[[Tensor], object]) -> None:
-    tree_map(lambda v: visit(v) if isinstance(v, Tensor) else None, values)
+    if isinstance(values, Tensor):
+        visit(values)
+    elif isinstance(values, (tuple, list)):  # the usual cases, without the cost of a tree
+        for value in values:
+            _each_tensor(value, visit)
+    elif values is not None and not isinstance(values, (int, float, str)):
+        tree_map(lambda v: visit(v) if isinstance(v, Tensor) else None, values)
 
 
 def _state(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -71,6 +71,8 @@ class _Bench:
         }
         inputs = tree_map(lambda v: copied(v) if isinstance(v, Tensor) else v, self.inputs)
         model = copy.deepcopy(self.model, memo).eval()
+        for module in model.modules():  # torch copies what a compiled RNN calls: the original
+            module.__dict__.pop("_compiled_call_impl", None)
         layers = dict(named_layers(model))
         for site, indices in _indices(sets):
             owner = site.owner

@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from .patched import PatchedForward
+
 __all__ = [
     "Composite",
     "allow_fused_layers",
@@ -138,4 +140,4 @@ def _through_parts(
             return composite.forward(module, *args, **kwargs)
         return own(*args, **kwargs)
 
-    return forward
+    return PatchedForward(module, forward)
