@@ -108,9 +108,42 @@ ROWS: list[GraphRow] = [
     _first("DCUNet", "20", **_DCUNET_20),
     _asteroid("DCUNet", "20", **_DCUNET_20, scope="separator"),
     _asteroid("DCUNet", "20, large", **_DCUNET_20 | {"architecture": "Large-DCUNet-20"}),
+    _asteroid("DCUNet", "10", **_DCUNET_20 | {"architecture": "DCUNet-10"}),
+    _asteroid("DCUNet", "16", **_DCUNET_20 | {"architecture": "DCUNet-16"}),
     _first("FasNetTAC", "4 microphones", shape=(1, 4, 16000)),
+    _asteroid("FasNetTAC", "4 microphones", shape=(1, 4, 16000), scope="separator"),
+    _asteroid("FasNetTAC", "2 microphones, no TAC", shape=(1, 2, 16000), use_tac=False),
+    _asteroid("ConvTasNet", "analytic filterbank", fb_name="analytic_free"),
+    _asteroid("ConvTasNet", "STFT filterbank", fb_name="stft", n_filters=512, kernel_size=512),
+    _asteroid("ConvTasNet", "sinc filterbank", fb_name="param_sinc", kernel_size=33),
+    GraphRow("TDConvNet++", "default", "_graph_rows:td_convnet_pp", {}, alone=True),
+    *(
+        GraphRow(name, "paper", f"benchmarks.models:build:{build}", {}, alone=alone)
+        for name, build, alone in (
+            ("A-FRCNN-12", "afrcnn-12", True),
+            ("A-FRCNN-16", "afrcnn-16", False),
+            ("SuDoRM-RF 1.0x", "sudormrf", True),
+            ("TDANet", "tdanet", True),
+            ("TDANet Large", "tdanet-large", False),
+        )
+    ),
 ]
 """What the table holds without further ado."""
+
+
+def td_convnet_pp() -> nn.Module:
+    """TDCN++ with its default sizes between a free encoder and decoder."""
+    from asteroid.masknn import TDConvNetpp
+    from asteroid.models.base_models import BaseEncoderMaskerDecoder
+    from asteroid_filterbanks import make_enc_dec
+
+    class TDCNpp(BaseEncoderMaskerDecoder):
+        def forward_masker(self, tf_rep: Tensor) -> Tensor:
+            masks: Tensor = self.masker(tf_rep)[0]  # the second are weights of the sources
+            return masks
+
+    encoder, decoder = make_enc_dec("free", 512, 16, 8)
+    return TDCNpp(encoder, TDConvNetpp(512, n_src=2), decoder)
 
 
 def extra_row(factory: str, shape: tuple[int, ...], scope: str) -> GraphRow:
