@@ -42,8 +42,8 @@ class GraphRow:
     def build(self) -> nn.Module:
         """The model in eval mode: random weights, random biases, affines and running statistics."""
         module, function, *argument = self.factory.split(":")
-        if self.model == "DCCRNet":
-            _mend()
+        import sepprune_tp  # noqa: F401  (lets Asteroid's DCCRNet be built)
+
         torch.manual_seed(0)
         built = getattr(importlib.import_module(module), function)(*argument, **self.arguments)
         model: nn.Module = built.eval()
@@ -61,13 +61,6 @@ class GraphRow:
     def example(self) -> Tensor:
         """Noise of the natural shape."""
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(1))
-
-
-def _mend() -> None:
-    """Let Asteroid's DCCRNet be built (its input size is a NumPy integer)."""
-    from sepprune_tp.architectures.asteroid_mends import mend_asteroid
-
-    mend_asteroid()
 
 
 def _first(model: str, variant: str = "default", **options: Any) -> GraphRow:

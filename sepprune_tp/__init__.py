@@ -4,6 +4,7 @@ Learns which channels a trained separator can do without (SepPrune, arXiv 2505.1
 with everything coupled to them, and recovers the quality.
 """
 
+from .architectures import mend_asteroid as _mend_asteroid
 from .checkpoint import load_pruned, save_pruned
 from .errors import SepPruneError
 from .gates import GateSet
@@ -15,6 +16,7 @@ from .search import Budget, SearchResult, learn_gates
 from .version import __version__
 
 install()
+_mend_asteroid()
 
 __all__ = [
     "Budget",

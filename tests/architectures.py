@@ -17,9 +17,8 @@ Builder = Callable[[], nn.Module]
 def _asteroid(name: str, *names: str, **args: Any) -> nn.Module:
     from asteroid import models
 
-    from sepprune_tp.architectures import mend_asteroid
+    import sepprune_tp  # noqa: F401  (lets DCCRNet be built)
 
-    mend_asteroid()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="DPTransformer input dim")
         built: nn.Module = getattr(models, name)(*names, **args)

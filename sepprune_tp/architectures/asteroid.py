@@ -24,7 +24,6 @@ from asteroid.models.fasnet import FasNetTAC
 from torch import nn
 
 from . import Adapter, Tie, register_adapter
-from .asteroid_mends import mend_asteroid
 
 __all__: list[str] = []
 
@@ -169,7 +168,6 @@ _FASNET_PARTS = {"enc_LN": "encoder"} | dict.fromkeys(
 )
 """FasNetTAC has no masker: what makes the beamforming filters from features is its separator."""
 
-mend_asteroid()
 register_adapter(TDConvNet, Adapter(_sync_tdconvnet))
 register_adapter(TDConvNetpp, Adapter(_sync_tdconvnet))
 register_adapter(Conv1DBlock, Adapter(_sync_block))

@@ -1,33 +1,41 @@
-"""What the installed Asteroid gets wrong in its own constructors, mended where a user cannot."""
+"""What the installed Asteroid gets wrong in its own constructors, mended where a user cannot.
+
+Asteroid 0.7.0 computes the input size of DCCRNet's complex LSTM with NumPy, and torch refuses an
+``input_size`` that is no Python integer, so that ``asteroid.models.DCCRNet`` cannot be built. Once
+this package is imported it can, whichever of the two is imported first; Asteroid itself is not
+imported for it, and nothing else in it changes.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
-
-from ..errors import require
 
 __all__ = ["mend_asteroid"]
 
+_FAULTY = "asteroid.masknn.recurrent"
+
 
 def mend_asteroid() -> None:
-    """Let ``asteroid.models.DCCRNet`` be built.
+    """Let ``asteroid.models.DCCRNet`` be built: now, or as soon as Asteroid is imported.
 
-    Asteroid 0.7.0 computes the input size of its complex LSTM with NumPy, and torch refuses an
-    ``input_size`` that is no Python integer. Loading a model or building a graph of one does this
-    by itself; call it before ``DCCRNet(...)`` or ``DCCRNet.from_pretrained(...)`` in your own code.
-    Nothing else changes, and calling it twice does no harm.
-
-    Raises:
-        MissingExtraError: If Asteroid cannot be imported.
-
-    Example:
-        >>> mend_asteroid()  # doctest: +SKIP
-        >>> from asteroid.models import DCCRNet  # doctest: +SKIP
-        >>> model = DCCRNet("DCCRN-CL")  # doctest: +SKIP
+    Called once, on import of the package; calling it again does no harm.
     """
-    recurrent = require("asteroid.masknn.recurrent", "asteroid", "Mending Asteroid's DCCRNet")
-    original = recurrent.DCCRMaskNetRNN.__init__
+    module = sys.modules.get(_FAULTY)
+    if module is not None:
+        _mend(module)
+    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+
+
+def _mend(module: Any) -> None:
+    original = module.DCCRMaskNetRNN.__init__
     if getattr(original, "_sepprune", False):
         return
 
@@ -36,4 +44,27 @@ def mend_asteroid() -> None:
         original(self, int(in_size), *args, **kwargs)
 
     init._sepprune = True  # type: ignore[attr-defined]
-    recurrent.DCCRMaskNetRNN.__init__ = init
+    module.DCCRMaskNetRNN.__init__ = init
+
+
+class _AfterImport(MetaPathFinder):
+    """Waits for the faulty module, and mends it when it has been executed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find the module as if this finder were not there, with an errand for its loader."""
+        if fullname != _FAULTY:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _mend(module)
+
+            loader.exec_module = exec_module
+        return spec

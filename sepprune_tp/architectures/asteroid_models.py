@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from sepprune_tp.architectures.asteroid_mends import mend_asteroid
 from sepprune_tp.errors import CheckpointError, require
 
 __all__ = ["asteroid_args", "build_asteroid", "is_asteroid", "load_serialized"]
@@ -97,7 +96,6 @@ def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
         )
     if name in REFUSED:
         raise CheckpointError(f"{where} holds an Asteroid {name}: {REFUSED[name]}.")
-    mend_asteroid()
     # Widths that differ by block stand as lists, which no constructor takes: any one width gives
     # the same module tree.
     uniform = {key: max(value) if _is_widths(value) else value for key, value in args.items()}
