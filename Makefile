@@ -33,6 +33,7 @@ lint: $(STAMP) ## Check style, format and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/readme_results.py --check
 
 format: $(STAMP) ## Rewrite the files in the project's format.
 	$(BIN)/ruff check --fix .
