@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .labels import Channels
-from .tracer import Sites
+from .tracing import Sites
 
 __all__ = ["ChannelSet", "Owner", "Site", "assemble", "resolve"]
 

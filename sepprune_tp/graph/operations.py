@@ -9,13 +9,12 @@ products. An operation in none of them protects every channel that enters it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .labels import Channels, LabelStore, constant_along, unite_pairs, varying_dims
+from .labels import Channels, constant_along, unite_pairs, varying_dims
 from .products import attention, matmul
 from .rearranging import (
     fold,
@@ -28,42 +27,11 @@ from .rearranging import (
     tensors_in,
     write,
 )
+from .tracing import Rule, Tracing
 
-__all__ = ["Rule", "Tracing", "rule_for"]
+__all__ = ["rule_for"]
 
 aten = torch.ops.aten
-
-
-class Tracing(Protocol):
-    """What an operation's rule may use of the tracer."""
-
-    store: LabelStore
-    channels: Channels
-
-    def protect(self, labels: Sequence[Tensor], why: str) -> None:
-        """Protect every channel in ``labels``; the place in the code is added to ``why``."""
-
-    def leave_ungated(self, labels: Sequence[Tensor], why: str) -> None:
-        """Let channels be cut but not gated; the place in the code is added to ``why``."""
-
-    def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
-        """A bare parameter met ``labels`` (broadcast to a common shape) element by element."""
-
-    def derived(self, tensor: Tensor, output: Tensor) -> None:
-        """``output`` is a function of a bare parameter, element by element."""
-
-    def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
-        """A reshape made ``labels``, which change along several axes, of fewer channel axes."""
-
-    def consumed(self, labels: Tensor) -> bool:
-        """Whether a layer closes these channels for the product that they go into."""
-
-    def is_parameter(self, tensor: Tensor) -> bool:
-        """Whether a tensor is a parameter or buffer of the model (or a view of one)."""
-
-
-Rule = Callable[[Tracing, Any, tuple[Any, ...], dict[str, Any], Any], None]
-"""(tracer, operation, args, kwargs, output) -> None; writes the labels of the output."""
 
 
 def rule_for(operation: Any) -> Rule | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .labels import constant_along, unite_pairs, varying_dims
-
-if TYPE_CHECKING:
-    from .operations import Tracing
+from .tracing import Tracing
 
 __all__ = ["attention", "matmul"]
 

@@ -6,16 +6,14 @@ Indexing is checked for positions along channels, which would mean others once s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .labels import constant_along
-
-if TYPE_CHECKING:
-    from .operations import Tracing
+from .tracing import Tracing
 
 __all__ = [
     "fold",

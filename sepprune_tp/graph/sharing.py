@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ..layers import LayerRule, rule_of
 from .labels import Channels
-
-if TYPE_CHECKING:
-    from .tracer import Sites
+from .tracing import Sites
 
 __all__ = ["DirectUses", "Holder", "couple", "shared_parameters", "tie_again"]
 

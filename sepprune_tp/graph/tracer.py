@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,12 @@ from .labels import Channels, LabelStore, Place, merge_along, varying_dims
 from .operations import rule_for
 from .rectangles import Rectangle, rectangle
 from .sharing import DirectUses, couple, shared_parameters
+from .tracing import Sites
 
-__all__ = ["Sites", "Tracer", "shapes_of"]
+__all__ = ["Tracer", "shapes_of"]
 
 _OUR_FILES = str(Path(__file__).resolve().parent.parent)
 _TORCH_FILES = str(Path(torch.__file__).resolve().parent)
-
-
-@dataclass
-class Sites:
-    """Labels of one layer, by channel index.
-
-    Attributes:
-        rule: The layer's rule; None for a bare parameter.
-        inputs: Label of each input channel, shape (n_in,), or None if the layer keeps channels
-            apart (then ``outputs`` tells both).
-        outputs: Label of each output channel, shape (n_out,), or None if they cannot be cut.
-    """
-
-    rule: LayerRule | None
-    inputs: Tensor | None
-    outputs: Tensor | None
 
 
 class Tracer(TorchDispatchMode):
