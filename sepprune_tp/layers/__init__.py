@@ -29,6 +29,7 @@ from .embedding import EmbeddingRule
 from .held import HeldBuffer, HeldBufferRule
 from .linear import LinearRule
 from .norm import BatchNormRule, GroupNormRule, InstanceNormRule, LayerNormRule, PReLURule
+from .recognised import recognise
 from .recurrent import RecurrentRule
 
 __all__ = ["LayerRule", "list_rules", "register_rule", "rule_of"]
@@ -71,7 +72,8 @@ def rule_of(module: nn.Module) -> LayerRule | None:
         module: Any module.
 
     Returns:
-        The rule, or None if no rule is known for its class or a subclass changed ``forward``.
+        The rule; None if no rule is known for its class, or a subclass changed ``forward``, and it
+        is no norm that can be recognised by what it computes.
     """
     cls = type(module)
     plugin = _PLUGINS.get(cls.__module__.partition(".")[0])
@@ -80,9 +82,9 @@ def rule_of(module: nn.Module) -> LayerRule | None:
     for base in cls.__mro__:
         if base in _RULES:
             if getattr(cls, "forward", None) is not getattr(base, "forward", None):
-                return None
+                return recognise(module)
             return _refine(_RULES[base], module)
-    return None
+    return recognise(module)
 
 
 def _refine(rule: LayerRule, module: Any) -> LayerRule | None:

@@ -1,0 +1,201 @@
+"""Norms that no rule is registered for, recognised by what they compute.
+
+Every audio code base writes its own global or channel-wise layer norm. A small module with a gain
+(and a bias) per channel is run on random inputs with random parameters, in float64; if that is what
+one of the norms below gives, to the last digits, it is that norm and is cut and gated as such.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch_pruning.pruner.function import BasePruningFunc
+
+from .base import GatedCall
+from .norm import ChannelwiseRule
+from .pooling import pooled_frame_norm, pooled_group_norm
+
+__all__ = ["RecognisedNormRule", "recognise"]
+
+Pool = Literal["all", "channels", "positions"]
+_POOLS: tuple[Pool, ...] = ("all", "channels", "positions")
+_SHAPES = ((7,), (3, 5))
+"""Axes behind batch and channels of the inputs that are tried."""
+_EPS = (1e-8, 1e-5, 1e-6, 1e-12, torch.finfo(torch.float32).eps, 0.0)
+_EQUAL = 1e-12
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Which norm a module is.
+
+    Attributes:
+        pool: What the statistics are taken over, batch aside.
+        gain: Name of the parameter that scales each channel.
+        bias: Name of the one that is added, or None.
+        eps: Added to the variance.
+    """
+
+    pool: Pool
+    gain: str
+    bias: str | None
+    eps: float
+
+    def compute(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+        """The norm of x (B, C, *) with parameters (C,)."""
+        last = tuple(range(2, x.dim()))
+        dims = {"all": (1, *last), "channels": (1,), "positions": last}[self.pool]
+        mean = x.mean(dims, keepdim=True)
+        variance = (x - mean).square().mean(dims, keepdim=True)
+        shape = (1, -1) + (1,) * len(last)
+        normed = (x - mean) / (variance + self.eps).sqrt() * gain.view(shape)
+        return normed if bias is None else normed + bias.view(shape)
+
+
+class _Pruner(BasePruningFunc):
+    """Cuts every parameter along the axis that its channels are on, and attributes that count."""
+
+    def __init__(self, axes: dict[str, int], module: nn.Module) -> None:
+        super().__init__()
+        self._axes = axes
+        size = self.get_out_channels(module)
+        self._shapes = [k for k, v in vars(module).items() if isinstance(v, tuple) and v == (size,)]
+        self._counts = [k for k, v in vars(module).items() if type(v) is int and v == size]
+        self._counts += self._shapes
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        """Remove channels ``idxs``."""
+        keep = sorted(set(range(self.get_out_channels(layer))) - set(idxs))
+        for name, axis in self._axes.items():
+            parameter = self._prune_parameter_and_grad(getattr(layer, name), keep, axis)
+            setattr(layer, name, parameter)
+        for name in self._counts:
+            setattr(layer, name, (len(keep),) if name in self._shapes else len(keep))
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Channels."""
+        name, axis = next(iter(self._axes.items()))
+        return int(getattr(layer, name).shape[axis])
+
+    get_in_channels = get_out_channels
+
+
+class RecognisedNormRule(ChannelwiseRule):
+    """A norm that was recognised; see :func:`recognise`."""
+
+    def __init__(self, form: _Form, pruner: BasePruningFunc) -> None:
+        self._form, self._pruner = form, pruner
+
+    def pruner(self, module: Any) -> BasePruningFunc:
+        return self._pruner
+
+    def pools_channels(self, module: Any) -> bool:
+        return self._form.pool != "positions"
+
+    def run_gated(self, module: Any, call: GatedCall) -> Any:
+        if call.mask_in is None or not self.pools_channels(module):
+            return call.plain()
+        form = self._form
+        gain = getattr(module, form.gain).flatten()
+        bias = None if form.bias is None else getattr(module, form.bias).flatten()
+        x = call.args[0] if call.args else next(iter(call.kwargs.values()))
+        if form.pool == "all":
+            return pooled_group_norm(x, call.mask_in, gain, bias, form.eps)
+        return pooled_frame_norm(x, call.mask_in, gain, bias, form.eps, 1)
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, RecognisedNormRule | None] = WeakKeyDictionary()
+
+
+def recognise(module: nn.Module) -> RecognisedNormRule | None:
+    """The rule of a module that computes a layer norm of its own making.
+
+    Args:
+        module: A module of a class without a rule.
+
+    Returns:
+        The rule, or None if it is not such a norm: it has submodules, buffers, other parameters
+        than one or two with an element per channel, or computes something else.
+    """
+    if module not in _KNOWN:
+        axes = _channel_axes(module)
+        _KNOWN[module] = None if axes is None else _try(module, axes)
+    return _KNOWN[module]
+
+
+def _channel_axes(module: nn.Module) -> dict[str, int] | None:
+    """The axis of each parameter that has an element per channel, if there is nothing else."""
+    if type(module).__module__.partition(".")[0] == "torch" or next(module.children(), None):
+        return None
+    parameters = dict(module.named_parameters())
+    if not 1 <= len(parameters) <= 2 or next(module.buffers(), None) is not None:
+        return None
+    sizes = {p.numel() for p in parameters.values()}
+    wide = {n: [d for d in range(p.dim()) if p.shape[d] > 1] for n, p in parameters.items()}
+    if len(sizes) != 1 or any(len(axes) != 1 for axes in wide.values()):
+        return None
+    return {name: axes[0] for name, axes in wide.items()}
+
+
+def _try(module: nn.Module, axes: dict[str, int]) -> RecognisedNormRule | None:
+    answers = _answers(module, list(axes))
+    if not answers:
+        return None
+    for form in _forms(module, list(axes)):
+        if all(_equal(form, *answer) for answer in answers):
+            return RecognisedNormRule(form, _Pruner(axes, module))
+    return None
+
+
+Answer = tuple[Tensor, dict[str, Tensor], Tensor]
+"""An input (B, C, *), the parameters (C,), and what the module made of it."""
+
+
+def _answers(module: nn.Module, names: list[str]) -> list[Answer]:
+    """What the module gives for random inputs and parameters, in both modes; empty if it fails."""
+    generator = torch.Generator().manual_seed(0)
+    answers: list[Answer] = []
+    with torch.no_grad(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        memo: dict[int, Any] = {
+            id(p): nn.Parameter(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+            for p in module.parameters()
+        }
+        try:
+            model = copy.deepcopy(module, memo)
+            parameters = {name: getattr(model, name).detach().flatten() for name in names}
+            channels = parameters[names[0]].numel()
+            for shape, training in itertools.product(_SHAPES, (False, True)):
+                x = torch.randn(2, channels, *shape, generator=generator, dtype=torch.float64)
+                y = model.train(training)(x)
+                if not isinstance(y, Tensor) or y.shape != x.shape:
+                    return []
+                answers.append((x, parameters, y))
+        except Exception:  # not made for one input of this kind: a norm is
+            return answers if len(answers) >= 2 else []
+    return answers
+
+
+def _forms(module: nn.Module, names: list[str]) -> Iterator[_Form]:
+    """Every norm that the module may be."""
+    own = [v for v in vars(module).values() if isinstance(v, float) and 0 <= v < 1e-2]
+    roles = [(n, None) for n in names] if len(names) == 1 else list(itertools.permutations(names))
+    for pool, (gain, bias), eps in itertools.product(_POOLS, roles, dict.fromkeys([*own, *_EPS])):
+        yield _Form(pool, gain, bias, eps)
+
+
+def _equal(form: _Form, x: Tensor, parameters: dict[str, Tensor], y: Tensor) -> bool:
+    bias = None if form.bias is None else parameters[form.bias]
+    expected = form.compute(x, parameters[form.gain], bias)
+    return bool((expected - y).abs().max() <= _EQUAL * (1 + y.abs().max()))
