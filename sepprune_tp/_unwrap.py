@@ -20,6 +20,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .errors import InputError
 
+_CAN_RUN_EAGERLY = hasattr(torch.compiler, "set_stance")  # since torch 2.6
+
 __all__ = ["eagerly", "keep_random_state", "unwrapped", "warn_if_distributed"]
 
 
@@ -34,7 +36,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         The module inside; the same object every time.
 
     Raises:
-        InputError: If it is no module, TorchScript, or sharded over processes (FSDP).
+        InputError: If it is no module, TorchScript, sharded over processes (FSDP), or has compiled
+            parts that this torch cannot run as Python.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
@@ -65,6 +68,17 @@ def _refuse(model: nn.Module) -> None:
                 f"{where} is sharded over processes (FSDP), whose parameters are pieces. Prune the "
                 "plain model on one process and shard the pruned one."
             )
+        if not _CAN_RUN_EAGERLY and _is_compiled(module):
+            raise InputError(
+                f"{where} is compiled in place or wrapped by torch.compile inside the model, and "
+                f"torch {torch.__version__} cannot run it as Python: use torch 2.6 or newer, or "
+                "give the model before its parts are compiled."
+            )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    wrapped = type(module).__module__.startswith("torch._dynamo")
+    return wrapped or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def warn_if_distributed(model: nn.Module) -> None:
@@ -81,8 +95,8 @@ def warn_if_distributed(model: nn.Module) -> None:
 @contextmanager
 def eagerly() -> Iterator[None]:
     """Run compiled models as plain Python inside: compiled code sees no hooks and no gates."""
-    if "torch._dynamo" not in sys.modules:  # nothing was compiled; importing it takes 2 s
-        yield
+    if "torch._dynamo" not in sys.modules or not _CAN_RUN_EAGERLY:
+        yield  # nothing was compiled (importing it takes 2 s), or what is was refused
         return
     with torch.compiler.set_stance("force_eager"):
         yield

@@ -20,6 +20,7 @@ from sepprune_tp import (
     GateSet,
     SepPruneImportance,
     SepPrunePruner,
+    _unwrap,
     load_pruned,
     profile,
     save_pruned,
@@ -163,6 +164,8 @@ def test_compiled_in_place_and_compiled_parts() -> None:
     plain, x = small(), mixture(1, TIME)
     model = copy.deepcopy(plain)
     model.compile(backend="eager")
+    if not _unwrap._CAN_RUN_EAGERLY:
+        pytest.skip("torch before 2.6 cannot run compiled parts as Python; they are refused")
     model.rnn.compile(backend="eager")  # type: ignore[operator, union-attr]
     dense = output(model, x)
     assert far(dense, output(plain, x)) < 1e-6
@@ -440,3 +443,13 @@ def test_every_waveform_of_an_example_is_cut(dims: tuple[int, ...]) -> None:
     )
     assert sizes(by_position) == sizes(by_name) == {"make": 8}
     assert shapes == [(*lead, 1000), (*lead, 1000), (5,)] * 2
+
+
+def test_compiled_parts_are_refused_where_torch_cannot_run_them_as_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_unwrap, "_CAN_RUN_EAGERLY", False)
+    model = small()
+    model.rnn.compile(backend="eager")  # type: ignore[operator, union-attr]
+    with pytest.raises(InputError, match=r"'rnn' is compiled .* use torch 2\.6"):
+        ChannelGraph("all").build_dependency(model, mixture(1, TIME))
