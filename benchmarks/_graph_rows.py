@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from _random_models import randomise
 from torch import Tensor, nn
 
 __all__ = ["ROWS", "GraphRow", "extra_row"]
@@ -46,17 +47,7 @@ class GraphRow:
 
         torch.manual_seed(0)
         built = getattr(importlib.import_module(module), function)(*argument, **self.arguments)
-        model: nn.Module = built.eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() <= 1:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-            for name, buffer in model.named_buffers():
-                if name.endswith("running_mean"):
-                    buffer.normal_(0, 0.1)
-                elif name.endswith("running_var"):
-                    buffer.uniform_(0.5, 2)
-        return model
+        return randomise(built.eval(), 0.1)
 
     def example(self) -> Tensor:
         """Noise of the natural shape."""

@@ -18,7 +18,7 @@ import torch
 from sepprune_tp.evaluate import Evaluation
 from sepprune_tp.mixtures import MixtureDataset
 
-__all__ = ["Records", "by_pair", "data_hash", "environment", "scores"]
+__all__ = ["Records", "by_pair", "data_hash", "environment", "origin", "scores"]
 
 KEYS = ("experiment", "criterion", "budget", "seed", "stage")
 PACKAGES = ("sepprune-tp", "torch", "torch-pruning", "asteroid", "lightning", "fast-bss-eval")
@@ -70,6 +70,15 @@ def by_pair(evaluation: Evaluation, mixtures: MixtureDataset) -> dict[str, dict[
         pair: {"si_sdri": round(sum(values) / len(values), 2), "mixtures": len(values)}
         for pair, values in sorted(pairs.items())
     }
+
+
+def origin(records: Sequence[dict[str, Any]]) -> str:
+    """Machine, versions and days of records, in a sentence for their table."""
+    last = max(records, key=lambda record: str(record["date"]))
+    versions = ", ".join(f"{name} {number}" for name, number in last["versions"].items())
+    days = sorted({str(record["date"])[:10] for record in records})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"{last['machine']}; {versions}; {when}."
 
 
 def environment() -> dict[str, Any]:

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from _records import Records, environment, write_atomically
+from _random_models import randomise
+from _records import Records, environment, origin, write_atomically
 from torch import Tensor, nn
 from torchvision import models
 
@@ -107,7 +108,7 @@ def exactness(name: str) -> dict[str, Any]:
     """Groups on our graph, and the relative difference between gated and pruned model."""
     model, x = build(name)
     model, x = model.double(), x.double()
-    _randomise(model)
+    randomise(model, 0.2)
     began = time.perf_counter()
     graph = ChannelGraph("all").build_dependency(model, x)
     seconds = time.perf_counter() - began
@@ -138,19 +139,6 @@ def exactness(name: str) -> dict[str, Any]:
     }
 
 
-def _randomise(model: nn.Module) -> None:
-    """Random biases, affines and running statistics, so that nothing hides behind a zero."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() <= 1 or not parameter.any():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-        for key, buffer in model.named_buffers():
-            if key.endswith("running_mean"):
-                buffer.normal_(0, 0.2)
-            elif key.endswith("running_var"):
-                buffer.uniform_(0.5, 2)
-
-
 def _reasons(graph: ChannelGraph) -> dict[str, int]:
     """Why layers are protected, with how many they are; the place in the code is left out."""
     counts: dict[str, int] = {}
@@ -166,7 +154,8 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = [
         "# torchvision's classification models at 50 %",
         "",
-        "Written by `benchmarks/torchvision_models.py` from `torchvision.json`.",
+        "Written by `benchmarks/torchvision_models.py` from `torchvision.json`. Random weights and "
+        "masks, one seed (0). " + origin(records),
         "",
         f"{len(records)} models; torch-pruning's graph prunes {works['theirs']}, ours "
         f"{works['ours']}; gated = pruned within 1e-10 for "

@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._records import Records, environment, write_atomically  # noqa: E402
+from benchmarks._records import Records, environment, origin, write_atomically  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_pruning_tests.json"
 GRAPHS = ("torch-pruning", "sepprune-tp")
@@ -146,7 +146,8 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = [
         "# torch-pruning's own tests on `ChannelGraph`",
         "",
-        "Written by `scripts/torch_pruning_tests.py` from `torch_pruning_tests.json`.",
+        "Written by `scripts/torch_pruning_tests.py` from `torch_pruning_tests.json`. "
+        + origin(records),
         "",
         f"{len(records)} tests; {sum(t == 'passed' for t, _ in both)} pass on torch-pruning's "
         f"graph, {sum(o == 'passed' for _, o in both)} on ours, "
