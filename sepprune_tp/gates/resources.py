@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import BudgetError, InputError
-from .cost import CostModel
+from .cost import Cost, CostModel
 
 if TYPE_CHECKING:
     from .gate_set import GateSet
@@ -85,11 +86,16 @@ class CostResource(Resource):
         """
         self.name, self.unit = name, "MACs" if name == "macs" else "parameters"
         self._model, self._field = model, f"separator_{name}" if separator else name
+        self._column = [field.name for field in fields(Cost)].index(self._field)
         self.dense = float(getattr(model.dense, self._field))
 
     def exact(self, keep: Tensor) -> float:
         """Cost with hard masks, exactly."""
         return float(getattr(self._model.exact(keep), self._field))
+
+    def exact_many(self, keeps: Tensor) -> Tensor:
+        """Costs with several hard masks, exactly."""
+        return self._model.exact_many(keeps)[:, self._column].double()
 
     def expected(self, probability: Tensor) -> Tensor:
         """Cost when gates are open independently with the given probabilities."""
