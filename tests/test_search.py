@@ -23,7 +23,8 @@ from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.profile import profile
 from sepprune_tp.pruner import SepPrunePruner
 from sepprune_tp.search import Budget, SearchResult, learn_gates
-from sepprune_tp.search.selection import select, smallest
+from sepprune_tp.search.ranking import smallest
+from sepprune_tp.search.selection import select
 
 TIME = 64
 few = settings(

@@ -99,7 +99,9 @@ class _Table:
         self.in_separator = torch.tensor([float(e.in_separator) for e in layers]).double()
         # without gates a side counts as one more channel, which the coefficients scale up again
         self._inputs = torch.tensor([-1 if e.inputs is None else e.inputs for e in layers]).long()
-        self._outputs = torch.tensor([-1 if e.outputs is None else e.outputs for e in layers]).long()
+        self._outputs = torch.tensor(
+            [-1 if e.outputs is None else e.outputs for e in layers]
+        ).long()
         self._n_in = torch.tensor([float(e.n_in) for e in layers]).double()
         self._n_out = torch.tensor([float(e.n_out) for e in layers]).double()
         found = [_coefficients(e) for e in layers]

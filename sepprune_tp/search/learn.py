@@ -22,7 +22,8 @@ from .budget import Budget
 from .diagnosis import blame, check_gradient
 from .limits import Limits
 from .progress import progress_line
-from .selection import select, smallest
+from .ranking import smallest
+from .selection import select
 from .state import SearchState, resume, save
 
 __all__ = ["SearchResult", "learn_gates"]

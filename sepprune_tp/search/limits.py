@@ -60,24 +60,32 @@ class Limits:
         """Whether masks (N,) lie within every bound, predicted resources as predicted."""
         return all(limit.resource.exact(keep) <= limit.bound for limit in self.entries)
 
-    def met_by_each(self, keeps: Tensor) -> Tensor:
-        """:meth:`met_by` of several masks, (K, N) to (K,), bool."""
-        met = torch.ones(len(keeps), dtype=torch.bool)
-        for limit in self.entries:
-            met &= limit.resource.exact_many(keeps) <= limit.bound
-        return met
-
     def slack(self, keep: Tensor) -> float:
         """How much of its bound the tightest resource leaves free; negative where exceeded."""
         return min(1 - limit.resource.exact(keep) / limit.bound for limit in self.entries)
 
     def is_tight(self, keep: Tensor) -> bool:
         """Whether masks come as close to some bound from below as its resource promises."""
-        spaces = [
-            (1 - limit.resource.exact(keep) / limit.bound, limit.resource.tolerance)
-            for limit in self.entries
-        ]
-        return all(s >= 0 for s, _ in spaces) and any(s <= tolerance for s, tolerance in spaces)
+        return bool(self.tight_each(keep[None])[0])
+
+    def met_by_each(self, keeps: Tensor) -> Tensor:
+        """:meth:`met_by` of several masks, (K, N) to (K,), bool."""
+        return (self._spaces(keeps) >= 0).all(1)
+
+    def slack_of_each(self, keeps: Tensor) -> Tensor:
+        """:meth:`slack` of several masks, (K, N) to (K,), float64."""
+        return self._spaces(keeps).min(1).values
+
+    def tight_each(self, keeps: Tensor) -> Tensor:
+        """:meth:`is_tight` of several masks, (K, N) to (K,), bool."""
+        spaces = self._spaces(keeps)
+        tolerances = torch.tensor([limit.resource.tolerance for limit in self.entries]).double()
+        return (spaces >= 0).all(1) & (spaces <= tolerances).any(1)
+
+    def _spaces(self, keeps: Tensor) -> Tensor:
+        """Share of each bound that is left free, (K, N) to (K, R)."""
+        columns = [1 - e.resource.exact_many(keeps) / e.bound for e in self.entries]
+        return torch.stack(columns, 1)
 
     def expected(self, probability: Tensor) -> Tensor:
         """Expected costs as shares of the dense model's, differentiable.
