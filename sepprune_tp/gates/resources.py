@@ -68,9 +68,20 @@ class Resource(ABC):
         """:meth:`exact` of several masks at once, shape (K, N) to (K,), float64."""
         return torch.tensor([self.exact(keep) for keep in keeps], dtype=torch.float64)
 
-    def measured(self, keep: Tensor) -> float:
+    def measure(self, keep: Tensor) -> float:
         """Cost of the physically pruned model; :meth:`exact` unless it is a prediction."""
         return self.exact(keep)
+
+    def measured(self, keep: Tensor) -> float:
+        """:meth:`measure`, once for the same masks: what was decided on is what is reported."""
+        if not self.predicted:
+            return self.measure(keep)
+        if not hasattr(self, "_measured"):
+            self._measured: dict[bytes, float] = {}
+        key = bytes(keep.tolist())
+        if key not in self._measured:
+            self._measured[key] = self.measure(keep)
+        return self._measured[key]
 
 
 class CostResource(Resource):
