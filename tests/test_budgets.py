@@ -175,7 +175,7 @@ def test_bad_steps() -> None:
 # -- one search, every budget --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ConvTasNet-gLN", "DPRNNTasNet-GRU-bi", "SuDORMRFNet", "TDANet"])
+@pytest.mark.parametrize("name", ["ConvTasNet-gLN", "DPRNNTasNet-GRU-bi", "FasNetTAC-bN", "TDANet"])
 def test_a_family_is_nested(name: str) -> None:
     gates = gated(name, "all")
     gates.scores, before = scores_of(gates, 3), gates.keep

@@ -68,7 +68,7 @@ class Quantity:
             A Python literal.
         """
         if not self.is_share and not self.unit:
-            return str(math.ceil(cost))
+            return str(max(2, math.ceil(cost)))  # a plain 1 is a share
         value = (cost / dense if self.is_share else cost) / self.scale
         number = _rounded_up(value, 1.0 / self.scale if self.is_share else math.inf)
         return repr(f"{number}{self.unit}") if self.unit else number
