@@ -211,9 +211,7 @@ class Comparison:
     # -- choosing channels ------------------------------------------------------------------------
 
     def _by_gates(self, criterion: str, budget: float, seed: int) -> tuple[nn.Module, Record]:
-        train = dense.train_set(
-            self.data, seed=200 + seed, seconds=self.settings.search_seconds
-        )
+        train = dense.train_set(self.data, seed=200 + seed, seconds=self.settings.search_seconds)
         drawn = batches(train, self.settings.search_batch, steps=self.settings.search_steps)
         search = Search(self.model, self.example, list(drawn), budget, seed)
         return prune_by_gates(criterion, search)

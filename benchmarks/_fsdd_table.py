@@ -8,7 +8,7 @@ from typing import Any
 
 from _records import origin
 
-__all__ = ["Best", "best_baseline", "mean", "of_model", "page"]
+__all__ = ["Best", "best_baseline", "by_gates", "mean", "of_model", "page"]
 
 Record = dict[str, Any]
 Best = tuple[str, float]
@@ -83,7 +83,7 @@ def best_baseline(records: Sequence[Record], budget: float, stage: str) -> Best 
     """
     seeds: dict[str, list[float]] = {}
     for r in records:
-        if r["budget"] == budget and r["stage"] == stage and not _by_gates(r["criterion"]):
+        if r["budget"] == budget and r["stage"] == stage and not by_gates(r["criterion"]):
             seeds.setdefault(r["criterion"], []).append(r["si_sdri"])
     if not seeds:
         return None
@@ -93,7 +93,8 @@ def best_baseline(records: Sequence[Record], budget: float, stage: str) -> Best 
     return name, means[name]
 
 
-def _by_gates(criterion: str) -> bool:
+def by_gates(criterion: str) -> bool:
+    """Whether a criterion learns gates: ours or the paper's."""
     return criterion.startswith(("sepprune", "paper"))
 
 
@@ -128,9 +129,7 @@ def _verdict(ahead: float, target: float | None) -> str:
     if target is None:
         return f"{ahead:+.2f} | |"
     missed = round(target - round(ahead, 2), 2)
-    return f"{ahead:+.2f} | {target:.1f} | " + (
-        "met" if missed <= 0 else f"missed by {missed:.2f}"
-    )
+    return f"{ahead:+.2f} | {target:.1f} | " + ("met" if missed <= 0 else f"missed by {missed:.2f}")
 
 
 def _model(records: Sequence[Record]) -> list[str]:
@@ -175,7 +174,7 @@ def _criteria(records: Sequence[Record]) -> list[str]:
     ]
     runs = [r for r in records if r["stage"] != "dense"]
     order = list(dict.fromkeys(r["criterion"] for r in runs))
-    order.sort(key=lambda name: (not name.startswith("sepprune"), not _by_gates(name), name))
+    order.sort(key=lambda name: (not name.startswith("sepprune"), not by_gates(name), name))
     for budget in sorted({r["budget"] for r in runs}, reverse=True):
         for criterion in order:
             found = [r for r in runs if r["budget"] == budget and r["criterion"] == criterion]

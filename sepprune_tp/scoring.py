@@ -24,8 +24,8 @@ def seen_by(importance: Any, group: ChannelGroup) -> tp.Group:
     """The group as an importance is to score it.
 
     torch-pruning's importances by weight (magnitude, Taylor, Hessian, LAMP, FPGM, and what derives
-    from them) skip recurrent layers. They get a group in which these stand as linear layers with the
-    same weights and gradients; see :func:`sepprune_tp.layers.unit_weights.recurrent_views`.
+    from them) skip recurrent layers. They get a group in which these stand as linear layers with
+    the same weights and gradients; see :func:`sepprune_tp.layers.unit_weights.recurrent_views`.
 
     Args:
         importance: What will score it.
@@ -51,7 +51,7 @@ def _views(graph: ChannelGraph, item: Any) -> list[GroupItem]:
     rule = rule_of(layer) if isinstance(layer, nn.Module) else None
     if rule is None:
         return []
-    for view in rule.linear_views(layer, graph.side_of(item.dep)):
+    for view in rule.linear_views(layer, "out" if graph.side_of(item.dep) == "out" else "in"):
         out = view.side == "out"
         cut = function.prune_linear_out_channels if out else function.prune_linear_in_channels
         node = Node(view.layer, None, item.dep.target.name)

@@ -59,9 +59,9 @@ class LinearView:
 def recurrent_views(module: Any, side: Side, gates: int) -> list[LinearView]:
     """All weights of an LSTM, GRU or RNN that belong to its input channels or hidden units.
 
-    To hidden unit ``j`` belong, in each layer and direction, the rows that compute it (of all gates,
-    from inputs and state, one row here) and the columns that read it (in ``weight_hh``, and in
-    ``weight_ih`` of the next layer). To input channel ``i`` belongs its column in ``weight_ih_l0``.
+    To hidden unit ``j`` belong, in each layer and direction, the rows that compute it (of all
+    gates, from inputs and state: one row here) and the columns that read it (in ``weight_hh``, and
+    in ``weight_ih`` of the next layer). To input ``i`` belongs its column in ``weight_ih_l0``.
 
     Args:
         module: The layer.
