@@ -150,6 +150,10 @@ class Comparison:
         if found:
             return found[0]
         model = load_pruned(self._path(key, "pruned"))
+        if fingerprint(model) != pruned["pruned_sha256"]:
+            raise RuntimeError(
+                f"{self._path(key, 'pruned')} is not the model of its record: prune with --again"
+            )
         began = time.monotonic()
         with dense.fast_global_norm():
             result = finetune(

@@ -228,6 +228,12 @@ def test_a_run_in_small(recordings: Path, tmp_path: Path) -> None:
     for criterion in criteria:
         resumed.recover(criterion, 0.5, 0)
     assert Records(tmp_path / "records.json").items == marked  # nothing was done again
+    folder = tmp_path / "models"
+    (folder / f"ConvTasNet_{magnitude}_0.5_0_recovered.safetensors").rename(
+        folder / f"ConvTasNet_{magnitude}_0.5_0_pruned.safetensors"
+    )
+    with pytest.raises(RuntimeError, match="not the model of its record"):
+        comparison(recordings, tmp_path, recovery_steps=2).recover(magnitude, 0.5, 0)
     # a criterion without randomness is scored once for all seeds
     second = resumed.prune(magnitude, 0.5, 1)
     assert second["pruned_sha256"] == recovered[magnitude]["pruned_sha256"]
