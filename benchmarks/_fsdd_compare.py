@@ -174,7 +174,7 @@ class Comparison:
         return record
 
     def to_recover(self, criteria: Sequence[str], budget: float, seed: int) -> list[str]:
-        """Which criteria to recover: those that learn gates always, baselines by merit.
+        """Which baselines to recover; what learns gates is always recovered.
 
         On the first seed every baseline that the screen lets pass; on the others those that came
         close to the best there.
@@ -183,7 +183,6 @@ class Comparison:
             WaitingError: If that is not known yet.
         """
         self.records.read()
-        gates = [c for c in criteria if c in METHODS]
         pruned = self._scored(budget, "pruned", criteria)
         chosen = contenders(pruned, self.settings.screen, self.settings.recover_least)
         if seed != FIRST_SEED:
@@ -196,7 +195,7 @@ class Comparison:
                 )
             settings = self.settings
             chosen = contenders(recovered, settings.recover_margin, settings.recover_least)
-        return gates + [c for c in criteria if c in chosen]
+        return [c for c in criteria if c in chosen]
 
     def _scored(self, budget: float, stage: str, criteria: Sequence[str]) -> dict[str, float]:
         """SI-SDRi of the baselines on the first seed, by criterion, under the present settings."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import _fsdd_dense as dense
 import typer
-from _fsdd_table import page
+from _fsdd_table import by_gates, page
 from _records import Records, data_hash, write_atomically
 
 ROOT = Path(__file__).resolve().parent
@@ -129,6 +129,8 @@ def compare(
         table(results)
         for seed_, share in itertools.product(sorted(seed), budget if recovery_steps else []):
             try:
+                for criterion_ in filter(by_gates, criteria):
+                    _say(comparison.recover(criterion_, share, seed_))
                 for criterion_ in comparison.to_recover(criteria, share, seed_):
                     _say(comparison.recover(criterion_, share, seed_))
             except WaitingError as error:
