@@ -292,4 +292,5 @@ class CostModel:
         """Open channels on each side of each layer: gates (K, N) to (K, R)."""
         sums = gates.new_zeros(len(gates), self._columns.shape[1])
         sums = sums.index_add(1, self._column_of.to(gates.device), gates)
-        return sums @ self._columns.T.to(gates.device) + self._always.to(gates.device)
+        counts: Tensor = sums @ self._columns.T.to(gates.device)
+        return counts + self._always.to(gates.device)
