@@ -13,7 +13,7 @@ import torch
 from _records import by_pair, data_hash, environment, scores, write_atomically
 from asteroid import models
 from asteroid.masknn.norms import GlobLN
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from sepprune_tp.errors import CheckpointError
@@ -177,7 +177,7 @@ def save(model: nn.Module, weights: Path, description: dict[str, Any]) -> None:
     """Write weights and description, each to a temporary name first."""
     weights.parent.mkdir(parents=True, exist_ok=True)
     temporary = weights.with_suffix(".tmp")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+    save_model(model, str(temporary))  # knows tensors that two layers share
     temporary.chmod(0o644)
     os.replace(temporary, weights)
     write_atomically(weights.with_suffix(".json"), json.dumps(description, indent=1) + "\n")
@@ -192,7 +192,7 @@ def load(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         description = json.loads(weights.with_suffix(".json").read_text())
         model = build(description["model"], **description["model_args"])
-        model.load_state_dict(load_file(weights))
+        load_model(model, weights)
     except Exception as error:
         raise CheckpointError(
             f"No usable dense model in {weights}: {error}. Train one with: "
