@@ -10,6 +10,7 @@ from .errors import SepPruneError
 from .gates import GateSet
 from .graph import ChannelGraph, channel_graph
 from .importance import SepPruneImportance
+from .inference import optimize_for_inference
 from .profile import profile
 from .pruner import SepPrunePruner, install
 from .search import Budget, SearchResult, learn_gates
@@ -30,6 +31,7 @@ __all__ = [
     "channel_graph",
     "learn_gates",
     "load_pruned",
+    "optimize_for_inference",
     "profile",
     "save_pruned",
 ]
