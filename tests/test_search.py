@@ -23,7 +23,8 @@ from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.profile import profile
 from sepprune_tp.pruner import SepPrunePruner
 from sepprune_tp.search import Budget, SearchResult, learn_gates
-from sepprune_tp.search.budget import smallest, within
+from sepprune_tp.search.ranking import smallest
+from sepprune_tp.search.selection import select
 
 TIME = 64
 few = settings(
@@ -86,8 +87,8 @@ def learn(gates: GateSet, **options: Any) -> SearchResult:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "an empty budget bounds nothing: give macs= or params="),
-        ({"macs": 0}, r"macs=0: give a share of the dense model in \(0, 1\] or a number of macs"),
+        ({}, "an empty budget bounds nothing: give macs=, params="),
+        ({"macs": 0}, r"macs=0: give a share of the dense model in \(0, 1\] or as"),
         ({"macs": -3}, "macs=-3: give a share"),
         ({"params": math.nan}, "params=nan: give a share"),
         ({"macs": "half"}, "macs='half': give a share"),
@@ -112,8 +113,7 @@ def wide(scope: str = "all") -> GateSet:
 
 
 def masks_of(gates: GateSet, budget: Budget, seed: int) -> Tensor:
-    limits = budget.limits(gates.cost_model.dense)
-    return within(gates.cost_model, gates.groups, noise(len(gates), seed=seed), limits)
+    return select(gates.groups, noise(len(gates), seed=seed), budget.limits(gates))
 
 
 @few
@@ -170,16 +170,17 @@ def test_learned_masks_meet_the_budget_when_pruned(budget: Budget) -> None:
 
 def test_out_of_reach_says_what_is_reachable() -> None:
     gates = gates_of()
-    least = smallest(gates.cost_model, gates.groups)
+    least = gates.cost_model.exact(smallest(gates.groups))
     dense = gates.cost_model.dense
     message = (
-        rf"out of reach with one channel left in each of {len(gates.groups)} groups: "
-        rf".* MACs asked, {least.macs:,} reachable \({least.macs / dense.macs:.1%} of the dense"
+        rf"out of reach with the fewest channels left in each of {len(gates.groups)} groups: "
+        rf"macs=0.001 asked, macs=\S+ reachable \({least.macs:,} MACs, "
+        rf"{least.macs / dense.macs:.1%} of the dense"
         r" model\)\. Ask for more, or widen the scope"
     )
     with pytest.raises(BudgetError, match=message):
         learn(gates, budget=Budget(macs=0.001))
-    with pytest.raises(BudgetError, match=r"parameters asked, .* of the dense separator"):
+    with pytest.raises(BudgetError, match=r"params=5 asked, params=\d+ reachable .* separator"):
         learn(gates, budget=Budget(params=5, of="separator"))
     learn(gates, budget=Budget(macs=float(least.macs)))  # the named figure can be had
     assert all(int(mask.sum()) == 1 for mask in gates.masks().values())
@@ -393,12 +394,7 @@ def test_search_keeps_the_half_that_matters(seed: int) -> None:
     learn_gates(gates, data, budget=Budget(macs=0.5), steps=30, seed=seed, progress=False)
     (mask,) = gates.masks().values()
     assert torch.equal(mask, useful)
-    chance = within(
-        gates.cost_model,
-        gates.groups,
-        noise(16, seed=seed),
-        Budget(macs=0.5).limits(gates.cost_model.dense),
-    )
+    chance = select(gates.groups, noise(16, seed=seed), Budget(macs=0.5).limits(gates))
     assert int(chance.sum()) == 8 and not torch.equal(chance, useful)  # masks at random would not
 
 
@@ -474,8 +470,7 @@ def test_the_final_mask_is_the_last_sample() -> None:
 def test_the_published_rule_with_a_budget_is_ranked() -> None:
     gates = gates_of("gumbel")
     learn(gates, budget=Budget(macs=0.5))
-    limits = Budget(macs=0.5).limits(gates.cost_model.dense)
-    expected = within(gates.cost_model, gates.groups, gates.scores, limits)
+    expected = select(gates.groups, gates.scores, Budget(macs=0.5).limits(gates))
     assert torch.equal(gates.keep, expected)
     assert gates.cost().macs <= 0.5 * gates.cost_model.dense.macs
 

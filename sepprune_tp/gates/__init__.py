@@ -3,17 +3,21 @@
 from .cost import Cost, CostModel
 from .gate_set import GateGroup, GateSet
 from .parametrisation import Gumbel, HardConcrete, Parametrisation
+from .resources import CostResource, Resource, register_resource
 from .table import ScoreTable, last_learned, remember
 
 __all__ = [
     "Cost",
     "CostModel",
+    "CostResource",
     "GateGroup",
     "GateSet",
     "Gumbel",
     "HardConcrete",
     "Parametrisation",
+    "Resource",
     "ScoreTable",
     "last_learned",
+    "register_resource",
     "remember",
 ]

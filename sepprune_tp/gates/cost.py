@@ -68,6 +68,10 @@ class _Layer:
             total = total - held
         return total
 
+    def macs(self, n_in: Count, n_out: Count) -> Count:
+        """Multiply-accumulates."""
+        return self.rule.macs(self.module, self.positions, n_in, n_out)
+
 
 def _repeated(
     module: nn.Module, rule: LayerRule, seen: set[nn.Parameter]
@@ -83,11 +87,73 @@ def _repeated(
     return tuple(found)
 
 
+class _Table:
+    """Costs of all layers at once, as polynomials of the numbers of open channels.
+
+    Attributes:
+        in_separator: 1 for each layer of the separator, shape (L,), float64.
+    """
+
+    def __init__(self, layers: list[_Layer]) -> None:
+        self._layers = layers
+        self.in_separator = torch.tensor([float(e.in_separator) for e in layers]).double()
+        # without gates a side counts as one more channel, which the coefficients scale up again
+        self._inputs = torch.tensor([-1 if e.inputs is None else e.inputs for e in layers]).long()
+        self._outputs = torch.tensor(
+            [-1 if e.outputs is None else e.outputs for e in layers]
+        ).long()
+        self._n_in = torch.tensor([float(e.n_in) for e in layers]).double()
+        self._n_out = torch.tensor([float(e.n_out) for e in layers]).double()
+        found = [_coefficients(e) for e in layers]
+        self._coefficients = torch.stack(found) if found else torch.zeros(0, 6, 2).double()
+
+    def __call__(self, counts: Tensor) -> Tensor:
+        """Open channels (K, R) to parameters and MACs of each layer (K, L, 2)."""
+        n_in = self._side(counts, self._inputs, self._n_in)
+        n_out = self._side(counts, self._outputs, self._n_out)
+        return torch.einsum("kld,ldc->klc", _powers(n_in, n_out), self._coefficients.to(counts))
+
+    def _side(self, counts: Tensor, rows: Tensor, fixed: Tensor) -> Tensor:
+        rows = rows.to(counts.device)
+        if not len(counts[0]):
+            return fixed.expand(len(counts), -1)
+        return torch.where(rows < 0, fixed.to(counts), counts[:, rows.clamp(min=0)])
+
+
+_POINTS = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1))  # six values settle six coefficients
+
+
+def _powers(n_in: Tensor, n_out: Tensor) -> Tensor:
+    """1, i, o, i^2, o^2, i o along a new last axis."""
+    return torch.stack([n_in * 0 + 1, n_in, n_out, n_in**2, n_out**2, n_in * n_out], -1)
+
+
+def _coefficients(layer: _Layer) -> Tensor:
+    """Coefficients of the powers for parameters and MACs, shape (6, 2), float64."""
+    points = torch.tensor([*_POINTS, (layer.n_in, layer.n_out)], dtype=torch.float64)
+    n_in, n_out = points.unbind(1)
+    values = torch.stack([n_in * 0 + layer.params(n_in, n_out), n_in * 0 + layer.macs(n_in, n_out)])
+    at = dict(zip(_POINTS, values[:, :-1].unbind(1), strict=True))
+    zero = at[0, 0]
+    i_2 = (at[2, 0] - 2 * at[1, 0] + zero) / 2
+    o_2 = (at[0, 2] - 2 * at[0, 1] + zero) / 2
+    i_1, o_1 = at[1, 0] - zero - i_2, at[0, 1] - zero - o_2
+    both = at[1, 1] - at[1, 0] - at[0, 1] + zero
+    found = torch.stack([zero, i_1, o_1, i_2, o_2, both])
+    again = _powers(n_in[-1], n_out[-1]) @ found
+    assert torch.allclose(again, values[:, -1], rtol=1e-9), "a rule's cost has degree 2 at most"
+    return found
+
+
 class CostModel:
     """Costs as functions of the gates of some channel sets.
 
     Every layer's cost is a polynomial of how many of its input and output channels are open, so one
-    small matrix product gives all counts.
+    small matrix product gives all counts, and one table of coefficients all costs.
+
+    Attributes:
+        dense: Cost with all gates open.
+        sides: Layer and side (``in`` or ``out``) of each row of :meth:`open_shares`.
     """
 
     def __init__(
@@ -118,6 +184,7 @@ class CostModel:
             row_of[site.owner, site.side] = len(rows)
             rows.append(row)
         self._matrix = torch.stack(rows) if rows else torch.zeros(0, count + 1)
+        self.sides = list(row_of)
         self._layers: list[_Layer] = []
         fixed = [0, 0, 0, 0]
         seen: set[nn.Parameter] = set()
@@ -144,15 +211,22 @@ class CostModel:
         owned = {p for e in measured.rows for p in e.module.parameters()}
         owned |= {p for host in hosts_in(model.modules()) for p in host.parameters()}
         fixed[0] += sum(p.numel() for p in model.parameters() if p not in owned)
-        self._bare = [
-            (site.owner.numel() // site.components.numel(), site)
-            for channel_set in sets
-            for site in channel_set.sites
-            if isinstance(site.owner, nn.Parameter)
-        ]
+        self._bare = self._bare_sizes(sets, gate_of)
         self._fixed = fixed
-        self._gate_of = dict(gate_of)
+        self._table = _Table(self._layers)
         self.dense = self.exact(torch.ones(count, dtype=torch.bool))
+
+    @staticmethod
+    def _bare_sizes(sets: list[ChannelSet], gate_of: Mapping[int, int]) -> Tensor:
+        """Parameters outside of layers that each gate closes, shape (N,), float64."""
+        sizes = torch.zeros(len(gate_of), dtype=torch.float64)
+        for site in {id(s): s for c in sets for s in c.sites}.values():
+            if isinstance(site.owner, nn.Parameter):
+                size = site.owner.numel() // site.components.numel()
+                for component in site.components.tolist():
+                    if component in gate_of:
+                        sizes[gate_of[component]] += size
+        return sizes
 
     def exact(self, keep: Tensor) -> Cost:
         """Cost with hard masks.
@@ -163,25 +237,21 @@ class CostModel:
         Returns:
             The cost of the pruned model, exactly.
         """
-        counts = self._counts(keep.double().cpu()).round().long().tolist()
-        totals = list(self._fixed)
-        for layer in self._layers:
-            n_in = layer.n_in if layer.inputs is None else counts[layer.inputs]
-            n_out = layer.n_out if layer.outputs is None else counts[layer.outputs]
-            params = layer.params(n_in, n_out)
-            macs = layer.rule.macs(layer.module, layer.positions, n_in, n_out)
-            for index, value in enumerate((params, macs)):
-                totals[index] += value
-                totals[index + 2] += value * layer.in_separator
-        totals[0] += self._bare_change(keep)
-        return Cost(*totals)
+        return Cost(*self.exact_many(keep[None])[0].tolist())
 
-    def _bare_change(self, keep: Tensor) -> int:
-        closed = 0
-        for size, site in self._bare:
-            gates = [self._gate_of[c] for c in site.components.tolist() if c in self._gate_of]
-            closed += size * int((~keep[gates]).sum())
-        return -closed
+    def exact_many(self, keeps: Tensor) -> Tensor:
+        """Costs with several hard masks.
+
+        Args:
+            keeps: Shape (K, N), bool.
+
+        Returns:
+            Shape (K, 4), int64: the figures of :class:`Cost`, in its order.
+        """
+        open_ = keeps.double().cpu()
+        layers = self._table(self._counts(open_)).round()
+        totals = self._totals(layers, open_)
+        return totals.round().long()
 
     def expected(self, probability: Tensor) -> ExpectedCost:
         """Cost when gates are open independently with the given probabilities.
@@ -192,26 +262,30 @@ class CostModel:
         Returns:
             Differentiable totals, float64.
         """
-        counts = self._counts(probability.double()).unbind(0)
-        totals = [
-            torch.tensor(float(v), dtype=torch.float64, device=probability.device)
-            for v in self._fixed
-        ]
-        for layer in self._layers:
-            n_in = torch.as_tensor(layer.n_in, dtype=torch.float64, device=probability.device)
-            n_out = torch.as_tensor(layer.n_out, dtype=torch.float64, device=probability.device)
-            if layer.inputs is not None:
-                n_in = counts[layer.inputs]
-            if layer.outputs is not None:
-                n_out = counts[layer.outputs]
-            params = layer.params(n_in, n_out)
-            macs = layer.rule.macs(layer.module, layer.positions, n_in, n_out)
-            for index, value in enumerate((params, macs)):
-                totals[index] = totals[index] + value
-                if layer.in_separator:
-                    totals[index + 2] = totals[index + 2] + value
-        return ExpectedCost(*totals)
+        open_ = probability.double()[None]
+        layers = self._table(self._counts(open_))
+        return ExpectedCost(*self._totals(layers, open_)[0].unbind())
+
+    def _totals(self, layers: Tensor, open_: Tensor) -> Tensor:
+        """Params and MACs of each layer (K, L, 2) to the figures of a cost, (K, 4)."""
+        inside = self._table.in_separator.to(layers.device)
+        whole, part = layers.sum(1), (layers * inside[:, None]).sum(1)
+        bare = (open_ - 1) @ self._bare.to(open_.device)
+        fixed = torch.tensor(self._fixed, dtype=torch.float64, device=layers.device)
+        return fixed + torch.stack([whole[:, 0] + bare, whole[:, 1], part[:, 0], part[:, 1]], 1)
+
+    def open_shares(self, gates: Tensor) -> Tensor:
+        """Share of open channels on each side of each layer, in the order of ``sides``.
+
+        Args:
+            gates: Gates or probabilities, shape (K, N).
+
+        Returns:
+            Shape (K, R), float64.
+        """
+        return self._counts(gates.double()) / self._matrix.sum(1).to(gates.device)
 
     def _counts(self, gates: Tensor) -> Tensor:
+        """Open channels on each side of each layer: gates (K, N) to (K, R)."""
         matrix = self._matrix.to(gates.device)
-        return matrix @ torch.cat([gates, gates.new_ones(1)])
+        return gates @ matrix[:, :-1].T + matrix[:, -1]

@@ -18,6 +18,7 @@ from ..layers.composite import allow_fused_layers, run_by_parts
 from .cost import Cost, CostModel
 from .parametrisation import Parametrisation, parametrisation
 from .patching import GatedLayer, check_fits, gated_layers, patch, unpatch
+from .resources import Resource, build_resource
 
 __all__ = ["GateGroup", "GateSet"]
 
@@ -103,7 +104,9 @@ class GateSet:
             gate_of.update((c, start + i) for i, c in enumerate(channel_set.components))
             name = self.graph.name_of(channel_set.root.owner)
             self.groups.append(GateGroup(name, channel_set.size, start))
+        self.example_inputs = example_inputs
         self.cost_model = CostModel(model, example_inputs, self._sets, gate_of)
+        self.resources: dict[str, Resource] = {}
         self._layers: list[GatedLayer] = gated_layers(self._sets, gate_of)
         self._columns = self._output_columns(gate_of)
         device = next(model.parameters()).device
@@ -190,6 +193,23 @@ class GateSet:
             if masks is not None and group.name in masks:
                 keep[group.gates] = torch.as_tensor(masks[group.name]).bool().cpu()
         return self.cost_model.exact(keep)
+
+    def resource(self, name: str) -> Resource:
+        """A cost of the pruned model that a budget can bound, made when first asked for.
+
+        Args:
+            name: ``macs``, ``params``, ``separator_macs``, ``separator_params``, or one that was
+                registered (``memory``, ``latency``).
+
+        Returns:
+            The resource; put another into ``resources`` to replace it.
+
+        Raises:
+            BudgetError: If nothing says how to predict it.
+        """
+        if name not in self.resources:
+            self.resources[name] = build_resource(name, self)
+        return self.resources[name]
 
     def output_table(self) -> dict[str, tuple[Tensor, Tensor]]:
         """For each layer with gated outputs: score and keep of each output channel.

@@ -2,5 +2,6 @@
 
 from .budget import Budget
 from .learn import SearchResult, learn_gates
+from .selection import select
 
-__all__ = ["Budget", "SearchResult", "learn_gates"]
+__all__ = ["Budget", "SearchResult", "learn_gates", "select"]

@@ -18,9 +18,12 @@ from ..errors import BudgetError, InputError, SearchError
 from ..gates import Cost, GateSet, HardConcrete, remember
 from ..losses import MAX_SOURCES, pit_neg_si_sdr, pit_si_sdr
 from .batches import checked_batches
-from .budget import Budget, Limits, check_reachable, within
+from .budget import Budget
 from .diagnosis import blame, check_gradient
+from .limits import Limits
 from .progress import progress_line
+from .ranking import smallest
+from .selection import select
 from .state import SearchState, resume, save
 
 __all__ = ["SearchResult", "learn_gates"]
@@ -104,7 +107,7 @@ def learn_gates(
     state = SearchState(
         step=0,
         optimizer=torch.optim.Adam([gates.scores], lr=lr),
-        multipliers=torch.zeros(2, dtype=torch.float64),
+        multipliers=torch.zeros(0 if limits is None else len(limits), dtype=torch.float64),
         taylor=torch.zeros(len(gates)),
         last=torch.ones(len(gates)),
         history=[],
@@ -150,8 +153,8 @@ def _limits(gates: GateSet, budget: Budget | None) -> Limits | None:
                 "GateSet(..., kind='gumbel') for the published rule without one"
             )
         return None
-    limits = budget.limits(gates.cost_model.dense)
-    check_reachable(gates.cost_model, gates.groups, limits)
+    limits = budget.limits(gates)
+    limits.check_reachable(smallest(gates.groups), len(gates.groups))
     return limits
 
 
@@ -277,34 +280,21 @@ def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, f
     """By how much the expected cost exceeds the present limit, as shares of the dense cost.
 
     Returns:
-        Excess in (MACs, parameters), differentiable; 0 for what is not bounded. And the expected
-        MACs as a share of the dense model.
+        Excess for each limit, shape (R,), differentiable; and the expected MACs as a share of the
+        dense model.
     """
     model = gates.cost_model
-    expected = model.expected(gates.kind.open_probability(gates.scores))
-    dense = model.dense
-    if limits.separator:
-        pairs = [
-            (expected.separator_macs, limits.macs, dense.separator_macs),
-            (expected.separator_params, limits.params, dense.separator_params),
-        ]
-    else:
-        pairs = [
-            (expected.macs, limits.macs, dense.macs),
-            (expected.params, limits.params, dense.params),
-        ]
-    terms = []
-    for value, bound, full in pairs:
-        if math.isinf(bound):
-            terms.append(value * 0)
-        else:
-            terms.append(value / full - (1 + tightness * (min(1.0, bound / full) - 1)))
-    return torch.stack(terms), float(expected.macs.detach()) / dense.macs
+    probability = gates.kind.open_probability(gates.scores)
+    present = 1 + tightness * (limits.shares() - 1)
+    excess = limits.expected(probability) - present.to(probability.device)
+    with torch.no_grad():
+        macs = float(model.expected(probability).macs) / model.dense.macs
+    return excess, macs
 
 
 def _final(gates: GateSet, state: SearchState, limits: Limits | None) -> Tensor:
     if limits is not None:
-        return within(gates.cost_model, gates.groups, gates.scores, limits)
+        return select(gates.groups, gates.scores, limits, ties=state.taylor)
     keep = state.last > 0
     for group in gates.groups:  # a layer cannot run without channels: its best one stays
         if not bool(keep[group.gates].any()):

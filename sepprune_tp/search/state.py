@@ -15,7 +15,7 @@ from ..gates import GateSet
 
 __all__ = ["SearchState", "resume", "save"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass
@@ -25,7 +25,7 @@ class SearchState:
     Attributes:
         step: Steps done.
         optimizer: Of the scores.
-        multipliers: Of the constraints on MACs and parameters, shape (2,), at least 0.
+        multipliers: Of the limits, in their order, shape (R,), at least 0.
         taylor: Sum of |dL / dgate| over the warm-up, shape (N,).
         last: Gates of the last step, shape (N,).
         history: One dict a step.

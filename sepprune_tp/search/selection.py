@@ -1,0 +1,78 @@
+"""From scores to hard masks that meet limits from below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..gates import GateGroup
+from .exchange import exchanged
+from .limits import Limits
+from .ranking import Ranking, Steps, smallest
+
+__all__ = ["select"]
+
+
+def select(
+    groups: Sequence[GateGroup],
+    scores: Tensor,
+    limits: Limits,
+    *,
+    steps: Steps = 1,
+    floor: Tensor | None = None,
+    ties: Tensor | None = None,
+) -> Tensor:
+    """The masks that keep the highest scores and meet the limits from below.
+
+    Channels are taken in order of score, first the best of each group, until the next would exceed
+    a limit; then channels further down that still fit are added. Where that leaves more free than
+    the tolerance (few or heavy channels), widths of two groups are exchanged, as little as it
+    takes. Predicted resources (latency, memory) are met as predicted.
+
+    Args:
+        groups: The groups; each keeps at least one step of channels.
+        scores: Shape (N,).
+        limits: The bounds.
+        steps: Widths are multiples of this, or the full width: one number for all groups, or by
+            group name (1 for those left out).
+        floor: Channels that stay in any case, shape (N,), bool; e.g. those of a smaller budget.
+        ties: Decides between equal scores, shape (N,), higher stays.
+
+    Returns:
+        True where a channel stays, shape (N,), bool.
+
+    Raises:
+        BudgetError: If not even the fewest channels fit.
+        InputError: If a step is below 1 or of an unknown group.
+    """
+    ranking = Ranking(groups, scores, steps, floor, ties)
+    limits.check_reachable(smallest(groups, steps), len(groups))
+    low, high = 0, len(ranking.group)  # the first low bundles fit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if limits.met_by(ranking.keep(ranking.prefix(middle))):
+            low = middle
+        else:
+            high = middle - 1
+    counts = _filled(ranking, low, limits)
+    if not torch.equal(counts, ranking.full) and not limits.is_tight(ranking.keep(counts)):
+        counts = exchanged(ranking, counts, low, limits)
+    return ranking.keep(counts)
+
+
+def _filled(ranking: Ranking, low: int, limits: Limits) -> Tensor:
+    """Add bundles in order of score where they still fit; one failure settles its group."""
+    counts = ranking.prefix(low)
+    full: set[int] = set()
+    for group in ranking.group[low:].tolist():
+        if group in full:
+            continue
+        counts[group] += 1
+        if not limits.met_by(ranking.keep(counts)):
+            counts[group] -= 1
+            full.add(group)
+            if len(full) == len(ranking.full):
+                break
+    return counts
