@@ -1,0 +1,231 @@
+"""Latency of the pruned model, predicted from tables of its layers and confirmed by measuring."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .._modes import device_of
+from .._unwrap import eagerly
+from ..gates import GateGroup, GateSet, Resource
+from ..latency import compare_runs
+from ..profile import call_arguments
+from ..pruner import pruned_copy
+from .cache import TimeCache, cache_folder, machine_key
+from .layers import TimedLayer, Timer, time_call, timed_layers
+from .table import TimeTable
+
+__all__ = ["LatencyResource", "auto_steps"]
+
+_SHARES = (0.75, 0.5, 0.35, 0.6)  # of the channels of the models that the rest is fitted to
+_STEPS = (1, 2, 4, 8)
+_BEST_STEP = 16
+_EXCESS = 0.03  # of a layer's time: what a step may cost above the best one
+
+Compare = Callable[[nn.Module, nn.Module, Any], tuple[float, float]]
+"""Seconds of the first model, and time of the second by that of the first."""
+
+
+class LatencyResource(Resource):
+    """Time of one forward pass on the example input, in ms, on this machine.
+
+    The layers are measured one by one at a few widths (kept on disk for the next time). What is
+    between them follows from a few pruned models, measured in turns with the dense one:
+    time = a * layers + b * activations + c, all three at least 0.
+
+    Attributes:
+        dense: Time of the dense model when the resource was made.
+        error: Largest relative error on the models that it was fitted to.
+    """
+
+    name, unit = "latency", "ms"
+    tolerance: ClassVar[float] = 0.05
+    predicted: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        gates: GateSet,
+        *,
+        threads: int = 1,
+        timer: Timer = time_call,
+        compare: Compare | None = None,
+        folder: Path | None = None,
+        cache: bool = True,
+    ) -> None:
+        """Measure the layers and a few pruned models.
+
+        Args:
+            gates: Gates of the dense model.
+            threads: CPU threads.
+            timer: Measures a layer.
+            compare: Measures two models in turns.
+            folder: Where times are kept; default: the user's cache.
+            cache: Whether they are kept.
+        """
+        self._gates, self.threads = gates, threads
+        self._compare = compare or (lambda a, b, x: compare_runs(a, b, x, threads=threads))
+        sides = gates.cost_model.sides
+        rows = {key: index for index, key in enumerate(sides)}
+        args, kwargs = call_arguments(gates.example_inputs)
+        model = gates.model
+        wanted = {module for module, _ in sides}
+        before, modes = torch.get_num_threads(), [(m, m.training) for m in model.modules()]
+        machine = machine_key(threads, device_of(model))
+        self._cache = TimeCache(machine, (folder or cache_folder()) if cache else None)
+        self._timer = timer
+        try:
+            torch.set_num_threads(threads)
+            model.eval()
+            with eagerly():
+                found = timed_layers(model, lambda: model(*args, **kwargs), wanted)
+            self.layers = [layer for layer in found if _works(layer, timer, self._cache)]
+            self._table = self._measure_layers()
+        finally:
+            torch.set_num_threads(before)
+            for module, training in modes:
+                module.training = training
+            self._cache.write()
+        self._rows = torch.tensor([_rows_of(layer, rows) for layer in self.layers]).long()
+        self._volumes = self._activations(rows)
+        self._fit()
+
+    def _measure_layers(self) -> TimeTable:
+        layers = self.layers
+        return TimeTable(
+            [(e.rule.n_in(e.module), e.rule.n_out(e.module)) for e in layers],
+            [e.rule.ties(e.module) for e in layers],
+            [e.through for e in layers],
+            lambda index, i, o: layers[index].calls
+            * layers[index].seconds(i, o, self._timer, self._cache),
+        )
+
+    def _activations(self, rows: dict[tuple[nn.Module, str], int]) -> Tensor:
+        """Share of all activations that each side's channels are, shape (R,)."""
+        volumes = torch.zeros(len(rows), dtype=torch.float64)
+        for layer in self.layers:
+            index = rows.get((layer.module, "in"), rows.get((layer.module, "out")))
+            if index is not None:
+                volumes[index] += layer.example.numel() * layer.calls
+        return volumes / volumes.sum().clamp(min=1)
+
+    # -- prediction -------------------------------------------------------------------------------
+
+    def exact_many(self, keeps: Tensor) -> Tensor:
+        """Predicted times in ms of several hard masks, (K, N) to (K,)."""
+        features = self._features(keeps.double().cpu(), self._table.exact)
+        return features @ self._weights
+
+    def exact(self, keep: Tensor) -> float:
+        """Predicted time in ms with hard masks."""
+        return float(self.exact_many(keep[None])[0])
+
+    def expected(self, probability: Tensor) -> Tensor:
+        """Predicted time in ms when gates are open with some probabilities; differentiable."""
+        features = self._features(probability.double()[None], self._table.expected)
+        total: Tensor = (features @ self._weights.to(features.device))[0]
+        return total
+
+    def measure(self, keep: Tensor) -> float:
+        """Time in ms of the pruned model: that of the dense one by their ratio, in turns."""
+        model = pruned_copy(self._gates, keep)
+        _, ratio = self._compare(self._gates.model, model, self._gates.example_inputs)
+        return self.dense * ratio
+
+    def _features(self, gates: Tensor, look_up: Callable[[Tensor], Tensor]) -> Tensor:
+        """Layers in ms, share of activations, and 1, shape (K, 3)."""
+        shares = self._gates.cost_model.open_shares(gates)
+        padded = torch.cat([shares, shares.new_ones(len(shares), 1)], 1)
+        widths = [(e.rule.n_in(e.module), e.rule.n_out(e.module)) for e in self.layers]
+        dense = torch.tensor(widths, dtype=torch.float64, device=shares.device)
+        counts = padded[:, self._rows.to(shares.device)] * dense
+        if look_up == self._table.exact:
+            counts = counts.round()
+        layers = 1e3 * look_up(counts).sum(1)
+        volume = shares @ self._volumes.to(shares.device)
+        return torch.stack([layers, volume, torch.ones_like(volume)], 1)
+
+    def _fit(self) -> None:
+        """Weights of the features, from the dense and a few pruned models."""
+        generator = torch.Generator().manual_seed(0)
+        keeps = [torch.ones(len(self._gates), dtype=torch.bool)]
+        keeps += [_random_widths(self._gates.groups, s, generator) for s in _SHARES]
+        times = [1.0]
+        seconds = []
+        for keep in keeps[1:]:
+            model = pruned_copy(self._gates, keep)
+            dense, ratio = self._compare(self._gates.model, model, self._gates.example_inputs)
+            seconds.append(dense)
+            times.append(ratio)
+        self.dense = 1e3 * sorted(seconds)[len(seconds) // 2]
+        features = self._features(torch.stack(keeps).double(), self._table.exact)
+        target = torch.tensor(times, dtype=torch.float64) * self.dense
+        weights = _non_negative(features / target[:, None])
+        self._weights = weights * self.dense / (features[0] @ weights)  # exact for the dense model
+        self.error = float((features @ self._weights / target - 1).abs().max())
+
+
+def _works(layer: TimedLayer, timer: Timer, cache: TimeCache) -> bool:
+    """Whether a layer can be cut and run on its own."""
+    n_in, n_out = layer.rule.n_in(layer.module), layer.rule.n_out(layer.module)
+    t_in, t_out = layer.rule.ties(layer.module)
+    try:
+        layer.seconds(t_in * max(1, n_in // t_in // 2), t_out * max(1, n_out // t_out // 2),
+                      timer, cache)
+    except Exception:  # what a layer needs beside its input; its time is left to the fit
+        return False
+    return True
+
+
+def _rows_of(layer: TimedLayer, rows: dict[tuple[nn.Module, str], int]) -> tuple[int, int]:
+    """Rows of its inputs and outputs; the last row for what is never cut."""
+    out = rows.get((layer.module, "out"), -1)
+    into = out if layer.through else rows.get((layer.module, "in"), -1)
+    return (into, out)
+
+
+def _random_widths(
+    groups: list[GateGroup], share: float, generator: torch.Generator
+) -> Tensor:
+    """Masks that keep about a share of each group's channels, more of some than of others."""
+    keep = torch.zeros(sum(g.size for g in groups), dtype=torch.bool)
+    for group in groups:
+        own = share * (0.7 + 0.6 * float(torch.rand(1, generator=generator)))
+        size = min(group.size, max(1, round(own * group.size)))
+        keep[group.start : group.start + size] = True
+    return keep
+
+
+def _non_negative(features: Tensor) -> Tensor:
+    """The weights of at least 0 that come closest to 1, by trying every subset of the features."""
+    best, least = torch.zeros(features.shape[1], dtype=torch.float64), float("inf")
+    for subset in range(1, 2 ** features.shape[1]):
+        columns = [i for i in range(features.shape[1]) if subset >> i & 1]
+        found = torch.linalg.lstsq(features[:, columns], torch.ones(len(features), 1).double())
+        weights = torch.zeros_like(best)
+        weights[columns] = found.solution[:, 0]
+        error = float((features @ weights - 1).square().sum())
+        if bool((weights >= 0).all()) and error < least:
+            best, least = weights, error
+    return best
+
+
+def auto_steps(gates: GateSet) -> dict[str, int]:
+    """Steps of widths that this machine likes, by group name, from measured layers.
+
+    For each group the smallest step whose multiples cost no more than a line between multiples of
+    16; 16 if there is none.
+
+    Args:
+        gates: The gates; the resource ``latency`` is made if there is none yet.
+
+    Returns:
+        For ``learn_gates(round_to=...)`` and the selection of masks.
+    """
+    resource = gates.resource("latency")
+    assert isinstance(resource, LatencyResource)
+    return {group.name: resource.step_of(group) for group in gates.groups}
