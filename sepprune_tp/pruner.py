@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch_pruning import ops
 from torch_pruning.pruner.algorithms.base_pruner import BasePruner
 
 from ._unwrap import unwrapped, warn_if_distributed
 from .errors import InputError
+from .gates import GateSet
 from .graph import ChannelGraph, ChannelGroup, Scope, channel_graph, is_lent
 from .importance import SepPruneImportance
 from .layers import rule_of
 from .layers.composite import hosts_in, named_layers, parts_of
 
-__all__ = ["SepPrunePruner", "install"]
+__all__ = ["SepPrunePruner", "install", "pruned_copy"]
 
 _ROOTS = [ops.TORCH_CONV, ops.TORCH_LINEAR, nn.RNNBase]
 
@@ -113,6 +115,23 @@ class SepPrunePruner(BasePruner):
             idxs = [i for i, kept in zip(group[0].idxs, keep.tolist(), strict=True) if not kept]
             dep = group[0].dep
             yield self.DG.get_pruning_group(dep.target.module, dep.handler, idxs)
+
+
+def pruned_copy(gates: GateSet, keep: Tensor | None = None) -> nn.Module:
+    """A copy of the gates' model without the channels that hard masks close.
+
+    Args:
+        gates: Gates of a dense model, which stays as it is.
+        keep: True where a gate is open, shape (N,); default: the present masks.
+
+    Returns:
+        The pruned copy.
+    """
+    chosen = copy.copy(gates)
+    chosen.set_keep(gates.keep if keep is None else keep)
+    model = copy.deepcopy(gates.model)
+    SepPrunePruner(model, gates.example_inputs, SepPruneImportance(chosen)).step()
+    return model
 
 
 def _complete_ratios(pruner: Any, ratios: Mapping[Any, float] | None) -> None:

@@ -50,6 +50,15 @@ class GateSet:
     path, and norms that pool over channels count open channels only: with hard masks the gated
     model computes what the pruned model computes.
 
+    Attributes:
+        model: The dense model.
+        example_inputs: What costs are measured on.
+        groups: The gated groups.
+        scores: Score of each gate, shape (N,), higher is more important.
+        ties: Decides between equal scores, shape (N,): the sensitivity that a search measured.
+        resources: Costs that a budget asked for, by name; see :meth:`resource`.
+        learned: Whether the masks were learned or loaded.
+
     Example:
         >>> import torch
         >>> from torch import nn
@@ -113,6 +122,7 @@ class GateSet:
         self.generator = torch.Generator().manual_seed(seed)
         self.scores = self.kind.initial(len(gate_of), self.generator).to(device)
         self._keep = torch.ones(len(gate_of), dtype=torch.bool)
+        self.ties: Tensor | None = None
         self.learned = False
         self._values: Tensor | None = None
         self._hook: Any = None

@@ -8,7 +8,7 @@ knows how registers a builder: ``register_resource("latency", build)``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +19,7 @@ from ..errors import BudgetError, InputError
 from .cost import Cost, CostModel
 
 if TYPE_CHECKING:
-    from .gate_set import GateSet
+    from .gate_set import GateGroup, GateSet
 
 __all__ = ["CostResource", "Resource", "build_resource", "register_resource"]
 
@@ -68,9 +68,24 @@ class Resource(ABC):
         """:meth:`exact` of several masks at once, shape (K, N) to (K,), float64."""
         return torch.tensor([self.exact(keep) for keep in keeps], dtype=torch.float64)
 
-    def measured(self, keep: Tensor) -> float:
+    def steps(self, groups: Sequence[GateGroup]) -> dict[str, int]:
+        """Widths that cost least for what they hold are multiples of this, by group name."""
+        return {group.name: 1 for group in groups}
+
+    def measure(self, keep: Tensor) -> float:
         """Cost of the physically pruned model; :meth:`exact` unless it is a prediction."""
         return self.exact(keep)
+
+    def measured(self, keep: Tensor) -> float:
+        """:meth:`measure`, once for the same masks: what was decided on is what is reported."""
+        if not self.predicted:
+            return self.measure(keep)
+        if not hasattr(self, "_measured"):
+            self._measured: dict[bytes, float] = {}
+        key = bytes(keep.tolist())
+        if key not in self._measured:
+            self._measured[key] = self.measure(keep)
+        return self._measured[key]
 
 
 class CostResource(Resource):

@@ -2,6 +2,7 @@
 
 from .budget import Budget
 from .learn import SearchResult, learn_gates
+from .masks import Spent, family, masks_for
 from .selection import select
 
-__all__ = ["Budget", "SearchResult", "learn_gates", "select"]
+__all__ = ["Budget", "SearchResult", "Spent", "family", "learn_gates", "masks_for", "select"]

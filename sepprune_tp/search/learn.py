@@ -21,9 +21,9 @@ from .batches import checked_batches
 from .budget import Budget
 from .diagnosis import blame, check_gradient
 from .limits import Limits
+from .masks import Spent, settled, spent
 from .progress import progress_line
 from .ranking import smallest
-from .selection import select
 from .state import SearchState, resume, save
 
 __all__ = ["SearchResult", "learn_gates"]
@@ -45,12 +45,15 @@ class SearchResult:
         dense: Cost of the dense model.
         seconds: Wall-clock time.
         history: One dict a step: loss, si_sdr in dB, macs (expected share of the dense model).
+        spent: What the masks spend of each bound, by resource; what few or heavy channels leave
+            free beyond the tolerance shows here.
     """
 
     cost: Cost
     dense: Cost
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
+    spent: dict[str, Spent] = field(default_factory=dict)
 
 
 def learn_gates(
@@ -139,10 +142,12 @@ def learn_gates(
             if checkpoint is not None and state.step % checkpoint_every == 0:
                 save(Path(checkpoint), gates, state, settings)
     gates.scores = gates.scores.detach()
+    gates.ties = state.taylor
     gates.set_keep(_final(gates, state, limits))
     remember(gates)
     seconds = time.perf_counter() - began
-    return SearchResult(gates.cost(), gates.cost_model.dense, seconds, state.history)
+    met = {} if limits is None else spent(limits, gates.keep)
+    return SearchResult(gates.cost(), gates.cost_model.dense, seconds, state.history, met)
 
 
 def _limits(gates: GateSet, budget: Budget | None) -> Limits | None:
@@ -294,7 +299,7 @@ def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, f
 
 def _final(gates: GateSet, state: SearchState, limits: Limits | None) -> Tensor:
     if limits is not None:
-        return select(gates.groups, gates.scores, limits, ties=state.taylor)
+        return settled(gates, limits)
     keep = state.last > 0
     for group in gates.groups:  # a layer cannot run without channels: its best one stays
         if not bool(keep[group.gates].any()):

@@ -108,24 +108,26 @@ class Limits:
         shares = [min(1.0, limit.bound / limit.resource.dense) for limit in self.entries]
         return torch.tensor(shares, dtype=torch.float64)
 
-    def check_reachable(self, least: Tensor, groups: int) -> None:
+    def check_reachable(self, least: Tensor, groups: int, *, measure: bool = True) -> None:
         """Refuse bounds that no masks can meet.
 
         Args:
             least: The smallest masks, shape (N,), bool.
             groups: How many groups they are of.
+            measure: Whether to measure predicted resources on a pruned copy.
 
         Raises:
             BudgetError: With the smallest reachable figures, in the units of the budget.
         """
         missed = []
         for limit in self.entries:
-            cost, dense = limit.resource.measured(least), limit.resource.dense
+            resource, dense = limit.resource, limit.resource.dense
+            cost = resource.measured(least) if measure else resource.exact(least)
             if cost > limit.bound:
                 missed.append(
                     f"{limit.name}={limit.asked.text} asked, {limit.name}="
                     f"{limit.asked.like(cost, dense)} reachable ({cost:,.10g} "
-                    f"{limit.resource.unit}, {cost / dense:.1%} of the dense {self.of})"
+                    f"{resource.unit}, {cost / dense:.1%} of the dense {self.of})"
                 )
         if missed:
             raise BudgetError(
@@ -133,7 +135,7 @@ class Limits:
                 f"groups: {'; '.join(missed)}. Ask for more, or widen the scope (scope='all')."
             )
 
-    def tightened(self, factors: Sequence[float]) -> Limits:
+    def scaled(self, factors: Sequence[float]) -> Limits:
         """The same with each bound multiplied by a factor."""
         entries = tuple(
             Limit(limit.resource, limit.bound * factor, limit.asked)

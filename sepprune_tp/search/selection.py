@@ -10,7 +10,7 @@ from torch import Tensor
 from ..gates import GateGroup
 from .exchange import exchanged
 from .limits import Limits
-from .ranking import Ranking, Steps, smallest
+from .ranking import Ranking, Steps
 
 __all__ = ["select"]
 
@@ -48,7 +48,7 @@ def select(
         InputError: If a step is below 1 or of an unknown group.
     """
     ranking = Ranking(groups, scores, steps, floor, ties)
-    limits.check_reachable(smallest(groups, steps), len(groups))
+    limits.check_reachable(ranking.keep(ranking.least), len(groups), measure=False)
     low, high = 0, len(ranking.group)  # the first low bundles fit
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,5 +1,5 @@
 """Latency as a function of the gates: tables of measured layers, and the resource of a budget."""
 
-from .resource import LatencyResource, auto_steps
+from .resource import LatencyResource
 
-__all__ = ["LatencyResource", "auto_steps"]
+__all__ = ["LatencyResource"]

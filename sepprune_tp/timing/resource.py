@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from .cache import TimeCache, cache_folder, machine_key
 from .layers import TimedLayer, Timer, time_call, timed_layers
 from .table import TimeTable
 
-__all__ = ["LatencyResource", "auto_steps"]
+__all__ = ["LatencyResource"]
 
 _SHARES = (0.75, 0.5, 0.35, 0.6)  # of the channels of the models that the rest is fitted to
 _STEPS = (1, 2, 4, 8)
@@ -136,6 +135,57 @@ class LatencyResource(Resource):
         _, ratio = self._compare(self._gates.model, model, self._gates.example_inputs)
         return self.dense * ratio
 
+    def steps(self, groups: Sequence[GateGroup]) -> dict[str, int]:
+        """Steps of widths that this machine likes, by group name.
+
+        For each group the smallest step whose multiples cost its layers no more than a line between
+        multiples of 16 (to 3 %); 16 if there is none, and at most a quarter of the group.
+        """
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(self.threads)
+            found = {group.name: self._step_of(group) for group in groups}
+        finally:
+            torch.set_num_threads(before)
+        self._cache.write()
+        return found
+
+    def _step_of(self, group: GateGroup) -> int:
+        """The step of one group, from its layers with all other widths as they are."""
+        most = max(1, group.size // 4)
+        middle = group.size // 2 // _BEST_STEP * _BEST_STEP
+        if middle < _BEST_STEP:
+            return 1
+        closed = torch.ones(1, len(self._gates), dtype=torch.float64)
+        closed[0, group.gates] = 0
+        shares = self._gates.cost_model.open_shares(closed)[0]
+        touched = [i for i, side in enumerate(self._gates.cost_model.sides) if shares[i] == 0]
+        times = {
+            width: self._time_at(set(touched), width / group.size)
+            for width in (middle, *(middle + s for s in _STEPS), middle + _BEST_STEP)
+            if width <= group.size
+        }
+        if middle + _BEST_STEP not in times or not times[middle]:
+            return 1
+        rise = (times[middle + _BEST_STEP] - times[middle]) / _BEST_STEP
+        for step in _STEPS:
+            later = [s for s in _STEPS if s >= step]
+            if all(times[middle + s] <= (1 + _EXCESS) * (times[middle] + rise * s) for s in later):
+                return min(step, most)
+        return min(_BEST_STEP, most)
+
+    def _time_at(self, touched: set[int], share: float) -> float:
+        """Seconds of the layers that some sides belong to, with this share of those channels."""
+        total = 0.0
+        for layer, (into, out) in zip(self.layers, self._rows.tolist(), strict=True):
+            if not {into, out} & touched:
+                continue
+            n_in, n_out = layer.rule.n_in(layer.module), layer.rule.n_out(layer.module)
+            n_in = round(n_in * share) if into in touched else n_in
+            n_out = round(n_out * share) if out in touched else n_out
+            total += layer.calls * layer.seconds(n_in, n_out, self._timer, self._cache)
+        return total
+
     def _features(self, gates: Tensor, look_up: Callable[[Tensor], Tensor]) -> Tensor:
         """Layers in ms, share of activations, and 1, shape (K, 3)."""
         shares = self._gates.cost_model.open_shares(gates)
@@ -212,20 +262,3 @@ def _non_negative(features: Tensor) -> Tensor:
         if bool((weights >= 0).all()) and error < least:
             best, least = weights, error
     return best
-
-
-def auto_steps(gates: GateSet) -> dict[str, int]:
-    """Steps of widths that this machine likes, by group name, from measured layers.
-
-    For each group the smallest step whose multiples cost no more than a line between multiples of
-    16; 16 if there is none.
-
-    Args:
-        gates: The gates; the resource ``latency`` is made if there is none yet.
-
-    Returns:
-        For ``learn_gates(round_to=...)`` and the selection of masks.
-    """
-    resource = gates.resource("latency")
-    assert isinstance(resource, LatencyResource)
-    return {group.name: resource.step_of(group) for group in gates.groups}
