@@ -32,6 +32,7 @@ class SearchSettings:
         steps: Optimiser steps.
         lr: Learning rate of the gates.
         seed: Same seed, same channels.
+        round_to: Widths are multiples of this; ``"auto"``: of what this machine likes.
     """
 
     budget_macs: float | None = 0.5
@@ -41,6 +42,7 @@ class SearchSettings:
     steps: int = 500
     lr: float = 0.1
     seed: int = 0
+    round_to: int | str = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -54,6 +56,9 @@ class SearchSettings:
             )
         if self.steps < 1 or self.lr <= 0:
             raise InputError(f"steps and lr must be above 0, got {self.steps=}, {self.lr=}.")
+        number = isinstance(self.round_to, int) and self.round_to >= 1
+        if not number and self.round_to != "auto":
+            raise InputError(f"round_to is {self.round_to!r}; give a number from 1 on, or 'auto'.")
 
 
 def shrink(
@@ -93,6 +98,7 @@ def shrink(
         lr=settings.lr,
         seed=settings.seed,
         checkpoint=checkpoint,
+        round_to=settings.round_to,  # type: ignore[arg-type]
     )
     kept = {name: (int(mask.sum()), len(mask)) for name, mask in gates.masks().items()}
     SepPrunePruner(model, example_inputs, importance=SepPruneImportance(gates)).step()

@@ -16,7 +16,7 @@ from sepprune_tp._modes import device_of, eval_mode
 from sepprune_tp.errors import InputError
 from sepprune_tp.profile import call_arguments
 
-__all__ = ["Comparison", "Latency", "compare_latency", "compare_runs", "measure_latency"]
+__all__ = ["Comparison", "Latency", "Turns", "compare_latency", "compare_runs", "measure_latency"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,21 @@ class Comparison:
 
     latencies: Mapping[str, Latency]
     ratios: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Two models timed in turns.
+
+    Attributes:
+        median: Seconds of the first, median.
+        best: Seconds of the first, shortest: what is left when nothing else runs.
+        ratio: Time of the second by that of the first, median over the rounds.
+    """
+
+    median: float
+    best: float
+    ratio: float
 
 
 def measure_latency(
@@ -137,7 +152,7 @@ def compare_runs(
     threads: int = 1,
     seconds: float = 1.0,
     least: int = 10,
-) -> tuple[float, float]:
+) -> Turns:
     """Time two models in turns on one input.
 
     Args:
@@ -149,8 +164,7 @@ def compare_runs(
         least: Rounds at least.
 
     Returns:
-        Median seconds of the first, and median over the rounds of the time of the second by that
-        of the first.
+        Times of the first and the ratio.
     """
     args, kwargs = call_arguments(example_inputs)
     device = device_of(first)
@@ -165,8 +179,9 @@ def compare_runs(
         while len(pairs) < least or time.perf_counter() - began < seconds:
             one = _timed(lambda: first(*args, **kwargs), device)
             pairs.append((one, _timed(lambda: second(*args, **kwargs), device)))
-    middle = float(np.median([one for one, _ in pairs]))
-    return middle, float(np.median([other / one for one, other in pairs]))
+    ones = [one for one, _ in pairs]
+    ratio = float(np.median([other / one for one, other in pairs]))
+    return Turns(float(np.median(ones)), min(ones), ratio)
 
 
 def _summarise(names: list[str], times: np.ndarray, seconds: float) -> Comparison:

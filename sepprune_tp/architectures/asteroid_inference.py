@@ -19,6 +19,7 @@ from .._optimised import ForRunning
 from ..inference.candidates import (
     Candidates,
     Chain,
+    batch_norm,
     folded,
     in_place,
     register_rewrite,
@@ -200,7 +201,7 @@ class DualPathBlock(ForRunning):
         rnn, linear, norm = layers
         x = x.contiguous()
         steps, batch, rows, width = x.shape
-        y = linear(rnn(x.view(steps, batch * rows, width))[0]).view(x.shape)
+        y: Tensor = linear(rnn(x.view(steps, batch * rows, width))[0]).view(x.shape)
         y = norm(y.permute(1, 3, 0, 2)).permute(2, 0, 3, 1)
         return x + y
 
@@ -313,6 +314,7 @@ for _cls, _names in _ORDER.items():
     for _stage, _build in zip(("fold", "block"), _chain(*_names), strict=True):
         register_rewrite(_stage, _build, _cls)  # type: ignore[arg-type]
 register_rewrite("layer", _cumulative, norms.CumLN)
+register_rewrite("layer", batch_norm, norms.BatchNorm)
 register_rewrite("layer", _encoder, Encoder)
 register_rewrite("layer", _decoder, Decoder)
 register_rewrite("block", _skip_block, convolutional.Conv1DBlock)

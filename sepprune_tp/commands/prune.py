@@ -53,6 +53,9 @@ def prune(
     batch_size: Annotated[int, typer.Option(help="Mixtures a step.")] = 4,
     seconds: Annotated[float, typer.Option(help="Length of the mixtures.")] = 2.0,
     lr: Annotated[float, typer.Option(help="Learning rate of the gates.")] = 0.1,
+    round_to: Annotated[
+        str, typer.Option(help="Widths are multiples of this; auto: of what this machine likes.")
+    ] = "1",
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
     ] = None,
@@ -64,7 +67,9 @@ def prune(
     """Learn which channels a model can do without, and write it without them."""
     if kind == "budget" and budget_macs is None and budget_params is None:
         budget_macs = 0.5
-    settings = SearchSettings(budget_macs, budget_params, kind, scope, steps, lr, seed)
+    settings = SearchSettings(
+        budget_macs, budget_params, kind, scope, steps, lr, seed, _step(round_to)
+    )
     writable(out)
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
@@ -89,3 +94,7 @@ def prune(
     say(f"Parameters {before.params:,} -> {after.params:,} ({after.params / before.params:.1%})")
     say(f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%})")
     say(f"Wrote {out}. Next: sepprune finetune {out} --data {data} -o recovered.safetensors")
+
+
+def _step(round_to: str) -> int | str:
+    return int(round_to) if round_to.isdecimal() else round_to

@@ -27,7 +27,15 @@ from .modules import (
     TransposedFrameNorm,
 )
 
-__all__ = ["STAGES", "Candidates", "Chain", "Stage", "candidates_of", "register_rewrite", "replaced"]
+__all__ = [
+    "STAGES",
+    "Candidates",
+    "Chain",
+    "Stage",
+    "candidates_of",
+    "register_rewrite",
+    "replaced",
+]
 
 Stage = Literal["fold", "layer", "block"]
 STAGES: tuple[Stage, ...] = ("fold", "layer", "block")
@@ -107,7 +115,7 @@ def _norms(module: nn.Module) -> Candidates:
 def _prelu(module: nn.PReLU) -> Candidates:
     if module.num_parameters != 1:
         return []
-    return [("leaky-relu kernel", LeakyReLU(float(module.weight)))]
+    return [("leaky-relu kernel", LeakyReLU(module.weight.item()))]
 
 
 def _conv1d(module: nn.Conv1d) -> Candidates:
@@ -133,7 +141,8 @@ def _conv2d(module: nn.Conv2d) -> Candidates:
     return [] if isinstance(module.padding, str) else _pointwise(module)
 
 
-def _batch_norm(module: Any) -> Candidates:
+def batch_norm(module: Any) -> Candidates:
+    """A batch norm in eval mode as what it is then."""
     if module.running_mean is None or module.running_var is None:
         return []
     return [("factor and offset", Affine(*affine_of(module)))]
@@ -158,7 +167,7 @@ def folded(layers: list[nn.Module]) -> list[nn.Module]:
         before = found[-1] if found else None
         if _is_batch_norm(layer) and before is not None and not _touched(before):
             if type(before) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-                found[-1] = fuse_conv_bn_eval(before, layer)  # type: ignore[type-var]
+                found[-1] = fuse_conv_bn_eval(before, layer)  # type: ignore[type-var, arg-type]
                 continue
             if type(before) is nn.Linear:
                 found[-1] = fuse_linear_bn_eval(before, layer)  # type: ignore[arg-type]
@@ -199,7 +208,8 @@ def fold_into_reader(scale: Tensor, shift: Tensor, conv: Any) -> nn.Module:
         offset = (conv.weight.flatten(2).sum(-1) * shift).sum(1)
         new.weight.copy_(conv.weight * scale.view(1, -1, *([1] * (conv.weight.dim() - 2))))
         new.bias.copy_(offset if conv.bias is None else offset + conv.bias)
-    return new.eval().requires_grad_(False)
+    folded_in: nn.Module = new.eval().requires_grad_(False)
+    return folded_in
 
 
 def in_place(layers: list[nn.Module]) -> list[nn.Module]:
@@ -231,4 +241,4 @@ register_rewrite("block", _sequential, nn.Sequential)
 register_rewrite("layer", _prelu, nn.PReLU)
 register_rewrite("layer", _conv1d, nn.Conv1d)
 register_rewrite("layer", _conv2d, nn.Conv2d)
-register_rewrite("layer", _batch_norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+register_rewrite("layer", batch_norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -82,7 +82,9 @@ class OptimisationReport:
         """A line for each kind of change."""
         lines = [f"{count} x {change}" for change, count in self.counts().items()]
         undone = [r for r in self.rewrites if not r.kept and "differs" in r.reason]
-        lines += [f"undone: {r.name} ({r.change}): {r.reason} by {r.difference:.1e}" for r in undone]
+        lines += [
+            f"undone: {r.name} ({r.change}): {r.reason} by {r.difference:.1e}" for r in undone
+        ]
         return "\n".join([*lines, f"largest difference {self.difference:.1e} of the largest value"])
 
 
@@ -162,9 +164,7 @@ def _one_stage(
     return done
 
 
-def _decide(
-    model: nn.Module, site: Site, timed: bool
-) -> tuple[Rewrite, nn.Module, nn.Module]:
+def _decide(model: nn.Module, site: Site, timed: bool) -> tuple[Rewrite, nn.Module, nn.Module]:
     """Keep the fastest of the candidates that are right, if one is faster than the module."""
     dtype = _dtype(model)
     right = [i for i, d in enumerate(site.differences) if d <= tolerance(dtype)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..layers import LayerRule, rule_of
 from .cache import TimeCache
 
-__all__ = ["ALIGNED", "Timer", "TimedLayer", "knots", "timed_layers"]
+__all__ = ["ALIGNED", "TimedLayer", "Timer", "knots", "timed_layers"]
 
 ALIGNED = 8
 """Widths that are multiples of this are measured apart from the others: kernels like them."""
@@ -48,7 +48,7 @@ class TimedLayer:
     def key(self) -> str:
         """What its time depends on, widths aside."""
         cls, x = type(self.module), self.example
-        order = tuple(sorted(range(x.dim()), key=lambda axis: -x.stride(axis)))
+        order = _order(x)
         config = self.module.extra_repr()
         return f"{cls.__module__}.{cls.__qualname__}({config}) {tuple(x.shape)} {order} {x.dtype}"
 
@@ -74,13 +74,19 @@ class TimedLayer:
     def _input(self, n_in: int) -> Tensor:
         x = self.example
         axis = self.rule.axis(self.module, x)
-        order = sorted(range(x.dim()), key=lambda a: -x.stride(a))
+        order = _order(x)
         sizes = list(x.shape)
         sizes[axis] = sizes[axis] * n_in // self.rule.n_in(self.module)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn([sizes[a] for a in order], generator=generator, dtype=torch.float32)
         place = [order.index(a) for a in range(x.dim())]
         return noise.to(x.device, x.dtype).permute(place)
+
+
+def _order(x: Tensor) -> list[int]:
+    """Axes from the outermost to the innermost in memory."""
+    strides = x.stride()
+    return sorted(range(x.dim()), key=lambda axis: -strides[axis])
 
 
 def _removed(keep: int, dense: int, parts: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._modes import device_of
 from .._unwrap import eagerly
 from ..gates import GateGroup, GateSet, Resource
-from ..latency import compare_runs
+from ..latency import Turns, compare_runs
 from ..profile import call_arguments
 from ..pruner import pruned_copy
 from .cache import TimeCache, cache_folder, machine_key
@@ -26,16 +26,18 @@ _STEPS = (1, 2, 4, 8)
 _BEST_STEP = 16
 _EXCESS = 0.03  # of a layer's time: what a step may cost above the best one
 
-Compare = Callable[[nn.Module, nn.Module, Any], tuple[float, float]]
-"""Seconds of the first model, and time of the second by that of the first."""
+_DOUBT = 0.15  # by how much the share of the layers may differ from what was measured
+
+Compare = Callable[[nn.Module, nn.Module, Any], Turns]
+"""Times two models in turns on the example input."""
 
 
 class LatencyResource(Resource):
     """Time of one forward pass on the example input, in ms, on this machine.
 
-    The layers are measured one by one at a few widths (kept on disk for the next time). What is
-    between them follows from a few pruned models, measured in turns with the dense one:
-    time = a * layers + b * activations + c, all three at least 0.
+    The layers are measured one by one at a few widths (kept on disk for the next time); they make
+    up a share of the dense model's time. The rest grows with the activations, or is constant: in
+    which proportion follows from a few pruned models, measured in turns with the dense one.
 
     Attributes:
         dense: Time of the dense model when the resource was made.
@@ -99,8 +101,9 @@ class LatencyResource(Resource):
             [(e.rule.n_in(e.module), e.rule.n_out(e.module)) for e in layers],
             [e.rule.ties(e.module) for e in layers],
             [e.through for e in layers],
-            lambda index, i, o: layers[index].calls
-            * layers[index].seconds(i, o, self._timer, self._cache),
+            lambda index, i, o: (
+                layers[index].calls * layers[index].seconds(i, o, self._timer, self._cache)
+            ),
         )
 
     def _activations(self, rows: dict[tuple[nn.Module, str], int]) -> Tensor:
@@ -132,8 +135,8 @@ class LatencyResource(Resource):
     def measure(self, keep: Tensor) -> float:
         """Time in ms of the pruned model: that of the dense one by their ratio, in turns."""
         model = pruned_copy(self._gates, keep)
-        _, ratio = self._compare(self._gates.model, model, self._gates.example_inputs)
-        return self.dense * ratio
+        turns = self._compare(self._gates.model, model, self._gates.example_inputs)
+        return self.dense * turns.ratio
 
     def steps(self, groups: Sequence[GateGroup]) -> dict[str, int]:
         """Steps of widths that this machine likes, by group name.
@@ -204,19 +207,18 @@ class LatencyResource(Resource):
         generator = torch.Generator().manual_seed(0)
         keeps = [torch.ones(len(self._gates), dtype=torch.bool)]
         keeps += [_random_widths(self._gates.groups, s, generator) for s in _SHARES]
-        times = [1.0]
-        seconds = []
+        turns = []
         for keep in keeps[1:]:
             model = pruned_copy(self._gates, keep)
-            dense, ratio = self._compare(self._gates.model, model, self._gates.example_inputs)
-            seconds.append(dense)
-            times.append(ratio)
-        self.dense = 1e3 * sorted(seconds)[len(seconds) // 2]
+            turns.append(self._compare(self._gates.model, model, self._gates.example_inputs))
+        self.dense = 1e3 * sorted(t.median for t in turns)[len(turns) // 2]
         features = self._features(torch.stack(keeps).double(), self._table.exact)
-        target = torch.tensor(times, dtype=torch.float64) * self.dense
-        weights = _non_negative(features / target[:, None])
-        self._weights = weights * self.dense / (features[0] @ weights)  # exact for the dense model
-        self.error = float((features @ self._weights / target - 1).abs().max())
+        scale = features[0].clamp(min=1e-12)  # every feature is 1 for the dense model
+        ratios = torch.tensor([1.0, *(t.ratio for t in turns)], dtype=torch.float64)
+        layers = float(features[0, 0]) / (1e3 * min(t.best for t in turns))
+        weights = _proportions(features / scale, ratios, layers)
+        self._weights = self.dense * weights / scale
+        self.error = float((features @ self._weights / (ratios * self.dense) - 1).abs().max())
 
 
 def _works(layer: TimedLayer, timer: Timer, cache: TimeCache) -> bool:
@@ -224,8 +226,9 @@ def _works(layer: TimedLayer, timer: Timer, cache: TimeCache) -> bool:
     n_in, n_out = layer.rule.n_in(layer.module), layer.rule.n_out(layer.module)
     t_in, t_out = layer.rule.ties(layer.module)
     try:
-        layer.seconds(t_in * max(1, n_in // t_in // 2), t_out * max(1, n_out // t_out // 2),
-                      timer, cache)
+        layer.seconds(
+            t_in * max(1, n_in // t_in // 2), t_out * max(1, n_out // t_out // 2), timer, cache
+        )
     except Exception:  # what a layer needs beside its input; its time is left to the fit
         return False
     return True
@@ -238,9 +241,7 @@ def _rows_of(layer: TimedLayer, rows: dict[tuple[nn.Module, str], int]) -> tuple
     return (into, out)
 
 
-def _random_widths(
-    groups: list[GateGroup], share: float, generator: torch.Generator
-) -> Tensor:
+def _random_widths(groups: list[GateGroup], share: float, generator: torch.Generator) -> Tensor:
     """Masks that keep about a share of each group's channels, more of some than of others."""
     keep = torch.zeros(sum(g.size for g in groups), dtype=torch.bool)
     for group in groups:
@@ -250,15 +251,17 @@ def _random_widths(
     return keep
 
 
-def _non_negative(features: Tensor) -> Tensor:
-    """The weights of at least 0 that come closest to 1, by trying every subset of the features."""
-    best, least = torch.zeros(features.shape[1], dtype=torch.float64), float("inf")
-    for subset in range(1, 2 ** features.shape[1]):
-        columns = [i for i in range(features.shape[1]) if subset >> i & 1]
-        found = torch.linalg.lstsq(features[:, columns], torch.ones(len(features), 1).double())
-        weights = torch.zeros_like(best)
-        weights[columns] = found.solution[:, 0]
-        error = float((features @ weights - 1).square().sum())
-        if bool((weights >= 0).all()) and error < least:
-            best, least = weights, error
-    return best
+def _proportions(features: Tensor, ratios: Tensor, layers: float) -> Tensor:
+    """Shares of the three features, adding up to 1, that come closest to measured ratios.
+
+    Args:
+        features: (K, 3), each 1 for the dense model.
+        ratios: Time of each model by that of the dense one, (K,).
+        layers: Share of the layers, as far as it is known.
+    """
+    low, high = (min(1.0, max(0.0, layers + d)) for d in (-_DOUBT, _DOUBT))
+    own = torch.linspace(low, high, 31, dtype=torch.float64)[:, None]
+    volume = (1 - own) * torch.linspace(0, 1, 41, dtype=torch.float64)
+    weights = torch.stack([own.expand_as(volume), volume, 1 - own - volume], -1).flatten(0, 1)
+    errors = ((weights @ features.T) / ratios - 1).square().sum(1)
+    return weights[int(errors.argmin())]

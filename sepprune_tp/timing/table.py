@@ -38,7 +38,10 @@ class TimeTable:
             points.append(sides)
             values.append(
                 [
-                    [_grid(layer, sides[0][i], sides[1][o], through[layer], seconds) for o in (0, 1)]
+                    [
+                        _grid(layer, sides[0][i], sides[1][o], through[layer], seconds)
+                        for o in (0, 1)
+                    ]
                     for i in (0, 1)
                 ]
             )
@@ -80,9 +83,7 @@ class TimeTable:
         high = at(i + 1, o) * (1 - share_o) + at(i + 1, o + 1) * share_o
         return low * (1 - share_i) + high * share_i
 
-    def _place(
-        self, n: Tensor, layers: Tensor, side: int, kind: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _place(self, n: Tensor, layers: Tensor, side: int, kind: Tensor) -> tuple[Tensor, Tensor]:
         """The knot below and how far it is to the next one, 0 to 1."""
         points = self._points.to(n.device)[layers, side, kind]  # (K, L, G)
         index = (n.detach()[..., None] >= points[..., 1:-1]).sum(-1)
