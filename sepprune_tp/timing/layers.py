@@ -19,6 +19,7 @@ __all__ = ["ALIGNED", "TimedLayer", "Timer", "knots", "timed_layers"]
 ALIGNED = 8
 """Widths that are multiples of this are measured apart from the others: kernels like them."""
 _RUNS, _LEAST_SECONDS = 5, 2e-3
+_SLOW = 2e-3  # seconds of a call that is long enough for two runs to tell
 
 Timer = Callable[[nn.Module, Tensor], float]
 """Seconds of one call of a layer on an input."""
@@ -95,23 +96,25 @@ def _removed(keep: int, dense: int, parts: int) -> list[int]:
     return [p * size + i for p in range(parts) for i in range(keep // parts, size)]
 
 
-def knots(width: int, parts: int = 1) -> tuple[list[int], list[int]]:
+def knots(width: int, parts: int = 1, fine: bool = False) -> tuple[list[int], list[int]]:
     """Widths to measure: multiples of 8, and others, each up to the full width.
 
     Args:
         width: Channels of the dense layer.
         parts: Widths are multiples of this.
+        fine: Twice as many of them.
 
     Returns:
         As many of either kind, in rising order; small layers have only one kind.
     """
-    shares = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+    eighths = range(1, 8) if fine else (1, 2, 4, 6)
+    shares = [n / 8 for n in eighths]
     step = ALIGNED * parts
     even = [max(step, round(width * s / step) * step) for s in shares]
     if width < 4 * step:
         plain = [max(parts, round(width * s / parts) * parts) for s in shares]
         return [*plain, width], [*plain, width]
-    odd = [n + parts for n in even[:1] + even[2:]] + [width - parts]
+    odd = [n + parts for n in (even[:-1] if fine else even[:1] + even[2:])] + [width - parts]
     return [*even, width], [*odd, width]
 
 
@@ -157,7 +160,7 @@ def time_call(module: nn.Module, x: Tensor) -> float:
     best, spent, runs = float("inf"), 0.0, 0
     with torch.inference_mode():
         module(x)
-        while runs < _RUNS or (spent < _LEAST_SECONDS and runs < 10 * _RUNS):
+        while spent < _LEAST_SECONDS or runs < (_RUNS if best < _SLOW else 2):
             began = time.perf_counter()
             module(x)
             if x.is_cuda:

@@ -104,6 +104,7 @@ class LatencyResource(Resource):
             lambda index, i, o: (
                 layers[index].calls * layers[index].seconds(i, o, self._timer, self._cache)
             ),
+            [e.rule.kind == "rnn" for e in layers],
         )
 
     def _activations(self, rows: dict[tuple[nn.Module, str], int]) -> Tensor:

@@ -11,6 +11,7 @@ from .layers import ALIGNED, knots
 
 __all__ = ["TimeTable"]
 
+_KNOTS = 8  # of either kind at most
 _KINDS = 2  # multiples of 8, and other widths
 
 
@@ -23,6 +24,7 @@ class TimeTable:
         ties: Multiples that inputs and outputs have to be of.
         through: Whether a layer keeps its channels apart.
         seconds: Time of a layer, by number, for some inputs and outputs.
+        steep: Whether the time of a layer goes in steps of its outputs, as recurrent ones do.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class TimeTable:
         ties: Sequence[tuple[int, int]],
         through: Sequence[bool],
         seconds: Callable[[int, int, int], float],
+        steep: Sequence[bool] | None = None,
     ) -> None:
         points, values = [], []
         for layer, ((n_in, n_out), (t_in, t_out)) in enumerate(zip(widths, ties, strict=True)):
-            sides = [knots(n_in, t_in), knots(n_out, t_out)]
+            fine = bool(steep and steep[layer])
+            sides = [_padded(knots(n_in, t_in)), _padded(knots(n_out, t_out, fine))]
             points.append(sides)
             values.append(
                 [
@@ -91,6 +95,11 @@ class TimeTable:
         high = points.gather(2, index[..., None] + 1)[..., 0]
         share = (n - low) / (high - low).clamp(min=1)
         return index, share.clamp(0, 1)
+
+
+def _padded(kinds: tuple[list[int], list[int]]) -> list[list[int]]:
+    """Widths of both kinds, the last one repeated until all layers have as many."""
+    return [side + side[-1:] * (_KNOTS - len(side)) for side in kinds]
 
 
 def _grid(
