@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sepprune_tp.errors import InputError
+from sepprune_tp.gates import GateSet
+from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.losses import pit_neg_si_sdr
+from sepprune_tp.pruner import SepPrunePruner, pruned_copy
+from sepprune_tp.search import Budget, SearchResult, Spent, family, learn_gates, spent
+from sepprune_tp.search.rounding import RoundTo, steps_for
 
-__all__ = ["SearchSettings", "shrink"]
+__all__ = [
+    "Member",
+    "SearchSettings",
+    "channels_kept",
+    "search",
+    "shrink",
+    "shrink_family",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 KINDS = ("budget", "gumbel")
@@ -24,9 +36,11 @@ class SearchSettings:
     """How to look for the channels to keep; validates itself.
 
     Attributes:
-        budget_macs: Share of the dense model's MACs to keep, in (0, 1]; above 1: their number;
-            None: no bound.
+        budget_macs: MACs to keep: a share of the dense model's, a number above 1, or a string such
+            as ``"50%"`` or ``"1.2G"``; None: no bound.
         budget_params: The same for parameters.
+        budget_latency: Time of one forward pass: a share, milliseconds, or such as ``"15ms"``.
+        budget_memory: Peak of one forward pass: a share, bytes, or such as ``"12MB"``.
         kind: ``"budget"`` learns under the budget; ``"gumbel"`` is the published rule.
         scope: ``"separator"`` or ``"all"``.
         steps: Optimiser steps.
@@ -35,30 +49,38 @@ class SearchSettings:
         round_to: Widths are multiples of this; ``"auto"``: of what this machine likes.
     """
 
-    budget_macs: float | None = 0.5
-    budget_params: float | None = None
+    budget_macs: float | str | None = 0.5
+    budget_params: float | str | None = None
+    budget_latency: float | str | None = None
+    budget_memory: float | str | None = None
     kind: str = "budget"
     scope: str = "separator"
     steps: int = 500
     lr: float = 0.1
     seed: int = 0
-    round_to: int | str = 1
+    round_to: RoundTo = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"kind is {self.kind!r}; the kinds are {', '.join(KINDS)}.")
         if self.scope not in SCOPES:
             raise InputError(f"scope is {self.scope!r}; the scopes are {', '.join(SCOPES)}.")
-        if self.kind == "budget" and self.budget_macs is None and self.budget_params is None:
+        if self.kind == "budget" and self.budget is None:
             raise InputError(
-                "The kind 'budget' needs budget_macs or budget_params, such as 0.5; only the "
-                "published rule (kind 'gumbel') goes without."
+                "The kind 'budget' needs a budget, such as budget_macs=0.5; only the published "
+                "rule (kind 'gumbel') goes without."
             )
         if self.steps < 1 or self.lr <= 0:
             raise InputError(f"steps and lr must be above 0, got {self.steps=}, {self.lr=}.")
         number = isinstance(self.round_to, int) and self.round_to >= 1
         if not number and self.round_to != "auto":
             raise InputError(f"round_to is {self.round_to!r}; give a number from 1 on, or 'auto'.")
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget, or None if nothing is bounded."""
+        bounds = (self.budget_macs, self.budget_params, self.budget_latency, self.budget_memory)
+        return Budget(*bounds) if any(bound is not None for bound in bounds) else None
 
 
 def shrink(
@@ -83,23 +105,123 @@ def shrink(
         For each group of coupled channels, by the name of its first layer: channels kept, and
         channels before.
     """
-    from sepprune_tp import Budget, GateSet, SepPruneImportance, SepPrunePruner, learn_gates
+    gates, _ = search(model, example_inputs, batches, settings, loss, checkpoint)
+    kept = channels_kept(gates)
+    SepPrunePruner(model, example_inputs, importance=SepPruneImportance(gates)).step()
+    return kept
 
-    budget = None
-    if settings.budget_macs is not None or settings.budget_params is not None:
-        budget = Budget(macs=settings.budget_macs, params=settings.budget_params)
+
+def search(
+    model: nn.Module,
+    example_inputs: Tensor,
+    batches: Iterable[Any],
+    settings: SearchSettings,
+    loss: Loss = pit_neg_si_sdr,
+    checkpoint: Path | None = None,
+) -> tuple[GateSet, SearchResult]:
+    """Learn gates on a model, which stays as it is.
+
+    Args:
+        model: A separator, as for :func:`shrink`.
+        example_inputs: A mixture (B, T) on the model's device.
+        batches: Of (mixture (B, T), sources (B, S, T)).
+        settings: How to search.
+        loss: ``(estimates, sources) -> scalar``, lower is better.
+        checkpoint: File to keep the state of the search in, and to go on from if it exists.
+
+    Returns:
+        The gates, with masks that meet the budget, and what the search did.
+    """
     gates = GateSet(model, example_inputs, scope=settings.scope, kind=settings.kind)
-    learn_gates(
+    result = learn_gates(
         gates,
         batches,
         loss,
-        budget=budget,
+        budget=settings.budget,
         steps=settings.steps,
         lr=settings.lr,
         seed=settings.seed,
         checkpoint=checkpoint,
-        round_to=settings.round_to,  # type: ignore[arg-type]
+        round_to=settings.round_to,
     )
-    kept = {name: (int(mask.sum()), len(mask)) for name, mask in gates.masks().items()}
-    SepPrunePruner(model, example_inputs, importance=SepPruneImportance(gates)).step()
-    return kept
+    return gates, result
+
+
+def channels_kept(gates: GateSet) -> dict[str, tuple[int, int]]:
+    """For each group of coupled channels: channels kept by the present masks, and before."""
+    return {name: (int(mask.sum()), len(mask)) for name, mask in gates.masks().items()}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a family.
+
+    Attributes:
+        budget: Its bound on MACs as it was given: ``0.25``, ``50%``, ``1.2G``.
+        model: The pruned model.
+        kept: Channels kept and before, by group.
+        spent: What it spends of its budget.
+    """
+
+    budget: str
+    model: nn.Module
+    kept: dict[str, tuple[int, int]]
+    spent: dict[str, Spent]
+
+
+def shrink_family(
+    model: nn.Module,
+    example_inputs: Tensor,
+    batches: Iterable[Any],
+    settings: SearchSettings,
+    budgets: Sequence[str],
+    loss: Loss = pit_neg_si_sdr,
+    checkpoint: Path | None = None,
+) -> list[Member]:
+    """Search once, at the lowest budget, and cut copies of a model to several.
+
+    The search tightens its limit from the dense model to the budget, so it passes every larger
+    budget on its way and orders the channels that they lose.
+
+    Args:
+        model: A separator, which stays as it is.
+        example_inputs: A mixture (B, T) on the model's device.
+        batches: Of (mixture (B, T), sources (B, S, T)).
+        settings: How to search; its own budget is not used.
+        budgets: Bounds on MACs, in the forms of ``Budget``.
+        loss: ``(estimates, sources) -> scalar``, lower is better.
+        checkpoint: File to keep the state of the search in, and to go on from if it exists.
+
+    Returns:
+        One member a budget, in the order given; their channels are nested.
+
+    Raises:
+        InputError: If there are no budgets, or one twice.
+        BudgetError: If one cannot be read or reached.
+    """
+    bounds = [Budget(macs=budget) for budget in budgets]
+    gates = GateSet(model, example_inputs, scope=settings.scope, kind=settings.kind)
+    limits = [bound.limits(gates) for bound in bounds]
+    values = [limit.entries[0].bound for limit in limits]
+    if not values or len(set(values)) < len(values):
+        raise InputError(
+            f"budgets are {', '.join(budgets) or 'none'}; give different ones, such as 0.25,0.5"
+        )
+    lowest = budgets[values.index(min(values))]
+    one = replace(
+        settings,
+        budget_macs=lowest,
+        budget_params=None,
+        budget_latency=None,
+        budget_memory=None,
+    )
+    gates, _ = search(model, example_inputs, batches, one, loss, checkpoint)
+    members = []
+    steps = steps_for(gates, settings.round_to)
+    cuts = family(gates, bounds, steps=steps)
+    for budget, limit, masks in zip(budgets, limits, cuts, strict=True):
+        gates.load_masks(masks)
+        members.append(
+            Member(budget, pruned_copy(gates), channels_kept(gates), spent(limit, gates.keep))
+        )
+    return members

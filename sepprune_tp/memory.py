@@ -216,7 +216,8 @@ class _Compositions(StorageTracker):
         table = torch.unique(torch.stack([*self._found, self._last]), dim=0)
         highest = table.sum(1).argsort(descending=True)[:_MOMENTS]
         stiffest = table[:, -1].argsort(descending=True)[:_MOMENTS]
-        return table[torch.cat([highest, stiffest]).unique()]
+        chosen: Tensor = table[torch.cat([highest, stiffest]).unique()]
+        return chosen
 
 
 def _unit(index: int, size: int) -> Tensor:

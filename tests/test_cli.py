@@ -17,6 +17,7 @@ models = pytest.importorskip("asteroid.models")
 
 from sepprune_tp.checkpoint import load_pruned, read_header, save_pruned  # noqa: E402
 from sepprune_tp.cli import main  # noqa: E402
+from sepprune_tp.memory import measure_memory  # noqa: E402
 
 RATE = 8000
 
@@ -83,6 +84,48 @@ def test_prune_meets_the_budget_and_reloads(model: Path, data: Path, tmp_path: P
     assert facts["settings"]["budget_macs"] == 0.6
     with torch.no_grad():
         assert load_pruned(out)(torch.randn(1, RATE)).shape == (1, 2, RATE)
+
+
+def test_prune_takes_units_and_several_bounds(model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pruned.safetensors"
+    options = ("--steps", 2, "--batch-size", 1, "--seconds", 0.25)
+    bounds = ("--budget-memory", "90%", "--budget-params", "1.3k", "--scope", "all")
+    assert run("prune", model, "--data", data, "-o", out, *bounds, *options) == 0
+    facts = read_header(out).metadata
+    assert facts["settings"]["budget_params"] == "1.3k" and facts["pruned"]["params"] <= 1300
+    memory = measure_memory(load_pruned(out), torch.randn(1, RATE)).peak
+    assert memory == facts["budget"]["memory"]["cost"] <= facts["budget"]["memory"]["bound"]
+
+
+def test_prune_writes_a_family_from_one_search(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.safetensors"
+    options = ("--steps", 4, "--batch-size", 1, "--seconds", 0.25, "--curve-mixtures", 1)
+    wanted = ("--budgets", "0.5,80%")
+    assert run("prune", model, "--data", data, "-o", out, *wanted, *options) == 0
+    report = json.loads((tmp_path / "small-family.json").read_text())
+    for member, share in zip(report["members"], (0.5, 0.8), strict=True):
+        assert member["macs"] <= share * report["dense"]["macs"]
+        network = load_pruned(tmp_path / member["file"])
+        assert sum(p.numel() for p in network.parameters()) == member["params"]
+        assert abs(member["si_sdri"]) < 60 and report["mixtures"] == 1
+    assert [m["file"] for m in report["members"]] == [
+        "small-0.5.safetensors",
+        "small-80pct.safetensors",
+    ]
+    assert report["members"][0]["params"] < report["members"][1]["params"]
+    assert (tmp_path / "small-family.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "small-family.md").read_text()
+    assert "SI-SDRi (dB)" in text and "`small-0.5.safetensors` | 0.5 |" in text
+    assert not out.exists()
+    for bad, expected in [
+        (("--budgets", "0.5,0.5"), "give different ones"),
+        (("--budgets", "0.5,half"), "macs='half': give a share"),
+        (("--budgets", "0.5", "--budget-params", "0.5"), "leave the other"),
+    ]:
+        arguments = ("prune", model, "--data", data, "-o", out, *bad)
+        assert expected in message_of(capsys, *arguments), bad
 
 
 def test_finetune_writes_a_model(model: Path, data: Path, tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from torch.utils.data import Subset
 
-from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import (
     DataOption,
     DeviceOption,
@@ -23,11 +22,14 @@ from sepprune_tp.commands.common import (
     say,
     writable,
 )
+from sepprune_tp.commands.pruned import save, say_spent, write_family
+from sepprune_tp.errors import InputError
 from sepprune_tp.folders import open_mixtures
-from sepprune_tp.job import SearchSettings, shrink
+from sepprune_tp.importance import SepPruneImportance
+from sepprune_tp.job import SearchSettings, channels_kept, search, shrink_family
 from sepprune_tp.mixtures import batches
 from sepprune_tp.profile import profile
-from sepprune_tp.report import environment
+from sepprune_tp.pruner import SepPrunePruner
 
 __all__ = ["prune"]
 
@@ -37,12 +39,31 @@ def prune(
     data: DataOption,
     out: OutOption,
     budget_macs: Annotated[
-        float | None,
-        typer.Option(help="MACs to keep: a share, or a number above 1; 0.5 if no budget is given."),
+        str | None,
+        typer.Option(
+            help="MACs to keep: a share, 50%, a number above 1, or 1.2G; 0.5 if no budget is given."
+        ),
     ] = None,
     budget_params: Annotated[
-        float | None, typer.Option(help="Parameters to keep, likewise.")
+        str | None, typer.Option(help="Parameters to keep, likewise: 0.5, 800k.")
     ] = None,
+    budget_latency: Annotated[
+        str | None, typer.Option(help="Time for 1 s of audio on this machine: 0.5, 15ms.")
+    ] = None,
+    budget_memory: Annotated[
+        str | None, typer.Option(help="Peak memory for 1 s of audio: 0.5, 12MB.")
+    ] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            help="Several budgets of MACs from one search, such as 0.25,0.5,0.75: a family of "
+            "models NAME-0.25.safetensors..., and a report with their curve."
+        ),
+    ] = None,
+    curve_mixtures: Annotated[
+        int,
+        typer.Option(help="With --budgets: validation mixtures for the curve; 0: costs alone."),
+    ] = 50,
     steps: Annotated[int, typer.Option(help="Steps of the search.")] = 500,
     kind: Annotated[
         str, typer.Option(help="budget, or gumbel: the published rule, which has no budget.")
@@ -65,10 +86,23 @@ def prune(
     device: DeviceOption = None,
 ) -> None:
     """Learn which channels a model can do without, and write it without them."""
-    if kind == "budget" and budget_macs is None and budget_params is None:
-        budget_macs = 0.5
+    wanted = [] if budgets is None else [text.strip() for text in budgets.split(",")]
+    free = all(b is None for b in (budget_macs, budget_params, budget_latency, budget_memory))
+    if budgets is not None and not free:
+        raise InputError("--budgets is a list of budgets of MACs; leave the other --budget-... out")
+    if kind == "budget" and free:
+        budget_macs = wanted[0] if wanted else "0.5"
     settings = SearchSettings(
-        budget_macs, budget_params, kind, scope, steps, lr, seed, _step(round_to)
+        budget_macs=_plain(budget_macs),
+        budget_params=_plain(budget_params),
+        budget_latency=_plain(budget_latency),
+        budget_memory=_plain(budget_memory),
+        kind=kind,
+        scope=scope,
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        round_to=_step(round_to),
     )
     writable(out)
     network = open_model(model, device)
@@ -77,24 +111,41 @@ def prune(
     example = example_mixture(network, 1.0, rate)
     before = profile(network, example)
     stream = batches(mixtures, batch_size, shuffle_seed=seed)
-    kept = shrink(network, example, stream, settings, checkpoint=checkpoint)
+    if budgets is not None:
+        held_out = None
+        if curve_mixtures > 0:
+            held_out = open_mixtures(data, "val", sample_rate=rate, mix=mix)
+            held_out = Subset(held_out, range(min(curve_mixtures, len(held_out))))
+        members = shrink_family(network, example, stream, settings, wanted, checkpoint=checkpoint)
+        write_family(out, model, network, members, example, settings, held_out, rate)
+        return
+    gates, result = search(network, example, stream, settings, checkpoint=checkpoint)
+    kept = channels_kept(gates)
+    SepPrunePruner(network, example, importance=SepPruneImportance(gates)).step()
     after = profile(network, example)
-    metadata = {
-        "settings": asdict(settings),
-        "groups": kept,
-        "dense": {"params": before.params, "macs": before.macs},
-        "pruned": {"params": after.params, "macs": after.macs},
-        **environment(),
-    }
-    save_pruned(network, out, metadata=metadata)
+    save(network, out, settings, kept, result.spent, before, after)
     say(
         f"Kept {sum(some for some, _ in kept.values())} of {sum(most for _, most in kept.values())}"
         f" channels in {len(kept)} groups."
     )
     say(f"Parameters {before.params:,} -> {after.params:,} ({after.params / before.params:.1%})")
     say(f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%})")
+    say_spent(result.spent)
     say(f"Wrote {out}. Next: sepprune finetune {out} --data {data} -o recovered.safetensors")
 
 
-def _step(round_to: str) -> int | str:
-    return int(round_to) if round_to.isdecimal() else round_to
+def _plain(text: str | None) -> float | str | None:
+    """A number where the text is one, so that files hold 0.5 and not "0.5"."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _step(round_to: str) -> int | Literal["auto"]:
+    if round_to == "auto":
+        return "auto"
+    try:
+        return int(round_to)
+    except ValueError:
+        raise InputError(f"--round-to is {round_to!r}; give a number, or auto.") from None

@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
+
+if TYPE_CHECKING:
+    from .unit_weights import LinearView
 
 __all__ = ["Count", "GatedCall", "LayerRule", "Side", "masked", "swapped_parameters"]
 
@@ -84,6 +87,10 @@ class LayerRule(ABC):
     def parameters(self, module: nn.Module) -> list[nn.Parameter]:
         """The parameters that this rule cuts and counts."""
         return list(module.parameters())
+
+    def linear_views(self, module: nn.Module, side: Side) -> list[LinearView]:
+        """The weights of one side as linear layers, if torch-pruning's importances need them so."""
+        return []
 
     # -- labels -----------------------------------------------------------------------------------
 

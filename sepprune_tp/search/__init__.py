@@ -2,7 +2,16 @@
 
 from .budget import Budget
 from .learn import SearchResult, learn_gates
-from .masks import Spent, family, masks_for
+from .masks import Spent, family, masks_for, spent
 from .selection import select
 
-__all__ = ["Budget", "SearchResult", "Spent", "family", "learn_gates", "masks_for", "select"]
+__all__ = [
+    "Budget",
+    "SearchResult",
+    "Spent",
+    "family",
+    "learn_gates",
+    "masks_for",
+    "select",
+    "spent",
+]

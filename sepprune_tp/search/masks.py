@@ -30,17 +30,24 @@ class Spent:
         bound: In base units (MACs, parameters, ms, bytes).
         cost: Of the pruned model; measured where the resource has to be.
         dense: Of the dense model.
+        tolerance: How far below the bound the cost should be at most, as a share of the bound.
     """
 
     asked: str
     bound: float
     cost: float
     dense: float
+    tolerance: float
 
     @property
     def left(self) -> float:
         """Share of the bound that is left free."""
         return 1 - self.cost / self.bound
+
+    @property
+    def close(self) -> bool:
+        """Whether that is within the tolerance (of several bounds, one is the tightest)."""
+        return 0 <= self.left <= self.tolerance
 
 
 def masks_for(gates: GateSet, budget: Budget, *, steps: Steps = 1) -> dict[str, Tensor]:
@@ -150,7 +157,11 @@ def spent(limits: Limits, keep: Tensor) -> dict[str, Spent]:
     """
     return {
         limit.name: Spent(
-            limit.asked.text, limit.bound, limit.resource.measured(keep), limit.resource.dense
+            asked=limit.asked.text,
+            bound=limit.bound,
+            cost=limit.resource.measured(keep),
+            dense=limit.resource.dense,
+            tolerance=limit.resource.tolerance,
         )
         for limit in limits.entries
     }

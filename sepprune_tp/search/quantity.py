@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from ..errors import BudgetError
 
@@ -67,7 +68,7 @@ class Quantity:
             A Python literal.
         """
         if not self.is_share and not self.unit:
-            return str(math.ceil(cost))
+            return str(max(2, math.ceil(cost)))  # a plain 1 is a share
         value = (cost / dense if self.is_share else cost) / self.scale
         number = _rounded_up(value, 1.0 / self.scale if self.is_share else math.inf)
         return repr(f"{number}{self.unit}") if self.unit else number
@@ -122,10 +123,9 @@ def _refusal(resource: str, value: object, more: str = "") -> BudgetError:
 
 def _rounded_up(value: float, limit: float) -> str:
     """At least ``value``, with four significant digits, at most ``limit`` (if value is)."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 3)
-    count = math.floor(value / step)
-    while float(text := f"{count * step:.4g}") < value:
+    step = Decimal(10) ** (math.floor(math.log10(value)) - 3)
+    count = math.floor(value / float(step))
+    while float(count * step) < value:
         count += 1
-    if float(text) > limit >= value:
-        return f"{limit:g}"
-    return f"{float(text):f}".rstrip("0").rstrip(".") if float(text) < 1e6 else text
+    number = min(float(count * step), limit) if value <= limit else float(count * step)
+    return f"{Decimal(repr(number)).normalize():f}"

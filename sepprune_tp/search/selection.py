@@ -56,18 +56,19 @@ def select(
             low = middle
         else:
             high = middle - 1
-    counts = _filled(ranking, low, limits)
+    counts = _filled(ranking, ranking.prefix(low), limits)
     if not torch.equal(counts, ranking.full) and not limits.is_tight(ranking.keep(counts)):
-        counts = exchanged(ranking, counts, low, limits)
+        counts = _filled(ranking, exchanged(ranking, counts, low, limits), limits)
     return ranking.keep(counts)
 
 
-def _filled(ranking: Ranking, low: int, limits: Limits) -> Tensor:
+def _filled(ranking: Ranking, counts: Tensor, limits: Limits) -> Tensor:
     """Add bundles in order of score where they still fit; one failure settles its group."""
-    counts = ranking.prefix(low)
+    counts, passed = counts.clone(), ranking.least.clone()
     full: set[int] = set()
-    for group in ranking.group[low:].tolist():
-        if group in full:
+    for group in ranking.group.tolist():
+        passed[group] += 1
+        if group in full or passed[group] <= counts[group]:
             continue
         counts[group] += 1
         if not limits.met_by(ranking.keep(counts)):
