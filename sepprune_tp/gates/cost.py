@@ -183,7 +183,10 @@ class CostModel:
                 row[gate_of.get(component, count)] += 1
             row_of[site.owner, site.side] = len(rows)
             rows.append(row)
-        self._matrix = torch.stack(rows) if rows else torch.zeros(0, count + 1)
+        table = torch.stack(rows) if rows else torch.zeros(0, count + 1, dtype=torch.float64)
+        self._always, self._channels = table[:, -1], table.sum(1)
+        # most gates of a group stand on the same sides: one column for all of them
+        self._columns, self._column_of = torch.unique(table[:, :-1], dim=1, return_inverse=True)
         self.sides = list(row_of)
         self._layers: list[_Layer] = []
         fixed = [0, 0, 0, 0]
@@ -283,9 +286,11 @@ class CostModel:
         Returns:
             Shape (K, R), float64.
         """
-        return self._counts(gates.double()) / self._matrix.sum(1).to(gates.device)
+        return self._counts(gates.double()) / self._channels.to(gates.device)
 
     def _counts(self, gates: Tensor) -> Tensor:
         """Open channels on each side of each layer: gates (K, N) to (K, R)."""
-        matrix = self._matrix.to(gates.device)
-        return gates @ matrix[:, :-1].T + matrix[:, -1]
+        sums = gates.new_zeros(len(gates), self._columns.shape[1])
+        sums = sums.index_add(1, self._column_of.to(gates.device), gates)
+        counts: Tensor = sums @ self._columns.T.to(gates.device)
+        return counts + self._always.to(gates.device)
