@@ -38,7 +38,8 @@ class TimeTable:
         points, values = [], []
         for layer, ((n_in, n_out), (t_in, t_out)) in enumerate(zip(widths, ties, strict=True)):
             fine = bool(steep and steep[layer])
-            sides = [_padded(knots(n_in, t_in)), _padded(knots(n_out, t_out, fine))]
+            inputs = _few(n_in, t_in) if fine else knots(n_in, t_in)
+            sides = [_padded(inputs), _padded(knots(n_out, t_out, fine))]
             points.append(sides)
             values.append(
                 [
@@ -95,6 +96,12 @@ class TimeTable:
         high = points.gather(2, index[..., None] + 1)[..., 0]
         share = (n - low) / (high - low).clamp(min=1)
         return index, share.clamp(0, 1)
+
+
+def _few(width: int, parts: int) -> tuple[list[int], list[int]]:
+    """Three widths for both kinds: what a recurrent layer reads goes into one plain product."""
+    side = sorted({max(parts, width * n // 4 // parts * parts) for n in (1, 2)} | {width})
+    return side, side
 
 
 def _padded(kinds: tuple[list[int], list[int]]) -> list[list[int]]:
