@@ -11,15 +11,18 @@ from .gates import GateSet
 from .gates import register_resource as _register_resource
 from .graph import ChannelGraph, channel_graph
 from .importance import SepPruneImportance
+from .inference import optimize_for_inference
 from .memory import MemoryResource as _MemoryResource
 from .memory import measure_memory
 from .profile import profile
 from .pruner import SepPrunePruner, install
 from .search import Budget, SearchResult, learn_gates
+from .timing import LatencyResource as _LatencyResource
 from .version import __version__
 
 install()
 _register_resource("memory", _MemoryResource)
+_register_resource("latency", _LatencyResource)
 _mend_asteroid()
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "learn_gates",
     "load_pruned",
     "measure_memory",
+    "optimize_for_inference",
     "profile",
     "save_pruned",
 ]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp._optimised import rewritten_in
 from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.errors import CheckpointError, InputError, require
 from sepprune_tp.skeleton import build_skeleton, describe_class
@@ -76,12 +77,17 @@ def save_pruned(
         The path that was written.
 
     Raises:
-        CheckpointError: If the model holds state that is not a tensor, or ``path`` cannot be
-            written.
+        CheckpointError: If the model holds state that is not a tensor or was rewritten by
+            ``optimize_for_inference``, or ``path`` cannot be written.
         InputError: If ``metadata`` is not JSON data.
     """
     safetensors = require("safetensors.torch", "files", PURPOSE)
     model = unwrapped(model)
+    if rewritten := rewritten_in(model):
+        raise CheckpointError(
+            f"The model was rewritten by optimize_for_inference ({_listing(rewritten)}), for "
+            "running only. Save the model that it was made from, and optimise after loading."
+        )
     target = Path(path)
     if not target.parent.is_dir():
         raise CheckpointError(f"Cannot write {target}: its folder does not exist. Create it first.")

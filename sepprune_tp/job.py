@@ -15,6 +15,7 @@ from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.pruner import SepPrunePruner, pruned_copy
 from sepprune_tp.search import Budget, SearchResult, Spent, family, learn_gates, spent
+from sepprune_tp.search.rounding import RoundTo, steps_for
 
 __all__ = [
     "Member",
@@ -45,6 +46,7 @@ class SearchSettings:
         steps: Optimiser steps.
         lr: Learning rate of the gates.
         seed: Same seed, same channels.
+        round_to: Widths are multiples of this; ``"auto"``: of what this machine likes.
     """
 
     budget_macs: float | str | None = 0.5
@@ -56,6 +58,7 @@ class SearchSettings:
     steps: int = 500
     lr: float = 0.1
     seed: int = 0
+    round_to: RoundTo = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -69,6 +72,9 @@ class SearchSettings:
             )
         if self.steps < 1 or self.lr <= 0:
             raise InputError(f"steps and lr must be above 0, got {self.steps=}, {self.lr=}.")
+        number = isinstance(self.round_to, int) and self.round_to >= 1
+        if not number and self.round_to != "auto":
+            raise InputError(f"round_to is {self.round_to!r}; give a number from 1 on, or 'auto'.")
 
     @property
     def budget(self) -> Budget | None:
@@ -136,6 +142,7 @@ def search(
         lr=settings.lr,
         seed=settings.seed,
         checkpoint=checkpoint,
+        round_to=settings.round_to,
     )
     return gates, result
 
@@ -210,7 +217,9 @@ def shrink_family(
     )
     gates, _ = search(model, example_inputs, batches, one, loss, checkpoint)
     members = []
-    for budget, limit, masks in zip(budgets, limits, family(gates, bounds), strict=True):
+    steps = steps_for(gates, settings.round_to)
+    cuts = family(gates, bounds, steps=steps)
+    for budget, limit, masks in zip(budgets, limits, cuts, strict=True):
         gates.load_masks(masks)
         members.append(
             Member(budget, pruned_copy(gates), channels_kept(gates), spent(limit, gates.keep))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from sepprune_tp._modes import device_of, eval_mode
 from sepprune_tp.errors import InputError
+from sepprune_tp.profile import call_arguments
 
-__all__ = ["Comparison", "Latency", "compare_latency", "measure_latency"]
+__all__ = ["Comparison", "Latency", "Turns", "compare_latency", "compare_runs", "measure_latency"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ class Comparison:
 
     latencies: Mapping[str, Latency]
     ratios: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Two models timed in turns.
+
+    Attributes:
+        median: Seconds of the first, median.
+        best: Seconds of the first, shortest: what is left when nothing else runs.
+        ratio: Time of the second by that of the first, median over the rounds.
+    """
+
+    median: float
+    best: float
+    ratio: float
 
 
 def measure_latency(
@@ -127,6 +144,46 @@ def compare_latency(
     return _summarise(list(models), times, seconds)
 
 
+def compare_runs(
+    first: nn.Module,
+    second: nn.Module,
+    example_inputs: Any,
+    *,
+    threads: int = 1,
+    seconds: float = 1.0,
+    least: int = 10,
+) -> Turns:
+    """Time two models in turns on one input.
+
+    Args:
+        first: The one to compare with.
+        second: The other.
+        example_inputs: What both are called with.
+        threads: CPU threads.
+        seconds: For how long to measure.
+        least: Rounds at least.
+
+    Returns:
+        Times of the first and the ratio.
+    """
+    args, kwargs = call_arguments(example_inputs)
+    device = device_of(first)
+    pairs: list[tuple[float, float]] = []
+    with ExitStack() as stack:
+        stack.enter_context(_threads(threads))
+        stack.enter_context(torch.inference_mode())
+        for model in (first, second):
+            stack.enter_context(eval_mode(model))
+            _timed(lambda model=model: model(*args, **kwargs), device)  # type: ignore[misc]
+        began = time.perf_counter()
+        while len(pairs) < least or time.perf_counter() - began < seconds:
+            one = _timed(lambda: first(*args, **kwargs), device)
+            pairs.append((one, _timed(lambda: second(*args, **kwargs), device)))
+    ones = [one for one, _ in pairs]
+    ratio = float(np.median([other / one for one, other in pairs]))
+    return Turns(float(np.median(ones)), min(ones), ratio)
+
+
 def _summarise(names: list[str], times: np.ndarray, seconds: float) -> Comparison:
     """Turn times in seconds (runs, models) into figures."""
     quartiles = np.percentile(times, [25, 50, 75], axis=0)
@@ -144,10 +201,15 @@ def _summarise(names: list[str], times: np.ndarray, seconds: float) -> Compariso
 
 def _time(model: nn.Module, mixture: Tensor) -> float:
     """Seconds for one forward pass, the device's queue included."""
-    _synchronise(mixture.device)
+    return _timed(lambda: model(mixture), mixture.device)
+
+
+def _timed(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one run, the device's queue included."""
+    _synchronise(device)
     start = time.perf_counter()
-    model(mixture)
-    _synchronise(mixture.device)
+    run()
+    _synchronise(device)
     return time.perf_counter() - start
 
 

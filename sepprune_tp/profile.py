@@ -24,7 +24,7 @@ from sepprune_tp.errors import InputError
 from sepprune_tp.layers import LayerRule, rule_of
 from sepprune_tp.layers.composite import named_layers, parts_of, run_by_parts
 
-__all__ = ["Part", "Profile", "Row", "part_of", "profile"]
+__all__ = ["Part", "Profile", "Row", "call_arguments", "part_of", "profile"]
 
 CallCost = Callable[[tuple[Any, ...], Any], int]
 
@@ -184,7 +184,7 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
         InputError: If the model cannot run on the example input.
     """
     model = unwrapped(model)
-    args, kwargs = _arguments(example_inputs)
+    args, kwargs = call_arguments(example_inputs)
     layers = dict(_layers(model))
     macs = _measure(model, {m: c for m, (_, _, c) in layers.items() if c is not None}, args, kwargs)
     counts = _count_parameters(
@@ -324,7 +324,7 @@ def _multiplies(module: nn.Module) -> bool:
     return any(p.dim() >= 2 for p in module.parameters())
 
 
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments from what the caller gave."""
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}

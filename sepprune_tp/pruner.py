@@ -19,6 +19,8 @@ from .importance import SepPruneImportance
 from .layers import rule_of
 from .layers.composite import hosts_in, named_layers, parts_of
 from .scoring import seen_by
+from .search.ranking import Steps
+from .search.rounding import steps_for
 
 __all__ = ["SepPrunePruner", "install", "pruned_copy"]
 
@@ -64,6 +66,9 @@ class SepPrunePruner(BasePruner):
             scope: ``"separator"``, ``"all"`` or modules; default: that of the gates, else
                 ``"separator"``.
             **options: torch-pruning's (``global_pruning``, ``round_to``, ``iterative_steps``...).
+                Where masks are followed, ``round_to`` also closes the lowest scores of a group
+                until its width is a multiple (one that keeps less than a step stays as it is), and
+                ``"auto"`` takes for each group the step that this machine likes.
 
         Raises:
             InputError: If there is neither a ratio nor learned gates to follow.
@@ -78,6 +83,7 @@ class SepPrunePruner(BasePruner):
                 f"{type(importance).__name__} ranks channels but does not say how many to keep: "
                 "give pruning_ratio=, or use SepPruneImportance with learned gates"
             )
+        self._steps = _steps(importance, by_ratio, options)
         if scope is None:
             scope = importance.scope_for(model) if learned else "separator"
         for name in ("in_channel_groups", "out_channel_groups", "num_heads"):
@@ -124,9 +130,45 @@ class SepPrunePruner(BasePruner):
             keep = self.importance.keeps(group)
             if keep is None or bool(keep.all()):
                 continue
+            keep = self._rounded(group, keep)
             idxs = [i for i, kept in zip(group[0].idxs, keep.tolist(), strict=True) if not kept]
             dep = group[0].dep
             yield self.DG.get_pruning_group(dep.target.module, dep.handler, idxs)
+
+    def _rounded(self, group: ChannelGroup, keep: Tensor) -> Tensor:
+        """The mask of a group without its lowest scores beyond a multiple of its step."""
+        name = self.graph.name_of(group[0].dep.target.module)
+        step = self._steps if isinstance(self._steps, int) else self._steps.get(name, 1)
+        spare = int(keep.sum()) % step
+        if spare == int(keep.sum()):
+            return keep
+        scores = self.importance(group).double().masked_fill(~keep, float("inf"))
+        rounded = keep.clone()
+        rounded[scores.argsort(stable=True)[:spare]] = False
+        return rounded
+
+
+def _steps(importance: Any, by_ratio: bool, options: dict[str, Any]) -> Steps:
+    """The steps of widths where masks are followed; torch-pruning rounds ratios itself."""
+    round_to = options.get("round_to")
+    if by_ratio and isinstance(round_to, str):
+        raise InputError(
+            f"round_to={round_to!r} goes with learned gates whose masks are followed; with a "
+            "pruning_ratio give a number"
+        )
+    if by_ratio or round_to is None:
+        return 1
+    del options["round_to"]
+    if isinstance(round_to, int):
+        if round_to < 1:
+            raise InputError(f"round_to={round_to}: widths are multiples of 1 or more")
+        return round_to
+    if importance.gates is None:
+        raise InputError(
+            f"round_to={round_to!r} needs the gates to measure their layers: give "
+            "SepPruneImportance(gates)"
+        )
+    return steps_for(importance.gates, round_to)
 
 
 def pruned_copy(gates: GateSet, keep: Tensor | None = None) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from torch.utils.data import Subset
@@ -74,6 +74,9 @@ def prune(
     batch_size: Annotated[int, typer.Option(help="Mixtures a step.")] = 4,
     seconds: Annotated[float, typer.Option(help="Length of the mixtures.")] = 2.0,
     lr: Annotated[float, typer.Option(help="Learning rate of the gates.")] = 0.1,
+    round_to: Annotated[
+        str, typer.Option(help="Widths are multiples of this; auto: of what this machine likes.")
+    ] = "1",
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
     ] = None,
@@ -99,6 +102,7 @@ def prune(
         steps=steps,
         lr=lr,
         seed=seed,
+        round_to=_step(round_to),
     )
     writable(out)
     network = open_model(model, device)
@@ -136,3 +140,12 @@ def _plain(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
+
+
+def _step(round_to: str) -> int | Literal["auto"]:
+    if round_to == "auto":
+        return "auto"
+    try:
+        return int(round_to)
+    except ValueError:
+        raise InputError(f"--round-to is {round_to!r}; give a number, or auto.") from None

@@ -8,7 +8,7 @@ knows how registers a builder: ``register_resource("latency", build)``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +19,7 @@ from ..errors import BudgetError, InputError
 from .cost import Cost, CostModel
 
 if TYPE_CHECKING:
-    from .gate_set import GateSet
+    from .gate_set import GateGroup, GateSet
 
 __all__ = ["CostResource", "Resource", "build_resource", "register_resource"]
 
@@ -67,6 +67,10 @@ class Resource(ABC):
     def exact_many(self, keeps: Tensor) -> Tensor:
         """:meth:`exact` of several masks at once, shape (K, N) to (K,), float64."""
         return torch.tensor([self.exact(keep) for keep in keeps], dtype=torch.float64)
+
+    def steps(self, groups: Sequence[GateGroup]) -> dict[str, int]:
+        """Widths that cost least for what they hold are multiples of this, by group name."""
+        return {group.name: 1 for group in groups}
 
     def measure(self, keep: Tensor) -> float:
         """Cost of the physically pruned model; :meth:`exact` unless it is a prediction."""

@@ -23,7 +23,7 @@ from .base import GatedCall
 from .norm import ChannelwiseRule
 from .pooling import pooled_frame_norm, pooled_group_norm
 
-__all__ = ["RecognisedNormRule", "recognise"]
+__all__ = ["NormForm", "RecognisedNormRule", "form_of", "recognise"]
 
 Pool = Literal["all", "channels", "positions"]
 _POOLS: tuple[Pool, ...] = ("all", "channels", "positions")
@@ -34,7 +34,7 @@ _EQUAL = 1e-12
 
 
 @dataclass(frozen=True)
-class _Form:
+class NormForm:
     """Which norm a module is.
 
     Attributes:
@@ -94,7 +94,7 @@ class _Pruner(BasePruningFunc):
 class RecognisedNormRule(ChannelwiseRule):
     """A norm that was recognised; see :func:`recognise`."""
 
-    def __init__(self, form: _Form, pruner: BasePruningFunc) -> None:
+    def __init__(self, form: NormForm, pruner: BasePruningFunc) -> None:
         self._form, self._pruner = form, pruner
 
     def pruner(self, module: Any) -> BasePruningFunc:
@@ -149,12 +149,23 @@ def _channel_axes(module: nn.Module) -> dict[str, int] | None:
 
 
 def _try(module: nn.Module, axes: dict[str, int]) -> RecognisedNormRule | None:
+    form = _form(module, axes)
+    return None if form is None else RecognisedNormRule(form, _Pruner(axes, module))
+
+
+def form_of(module: nn.Module) -> NormForm | None:
+    """Which norm a module computes, whether its class has a rule or not; None if it is none."""
+    axes = _channel_axes(module)
+    return None if axes is None else _form(module, axes)
+
+
+def _form(module: nn.Module, axes: dict[str, int]) -> NormForm | None:
     answers = _answers(module, list(axes))
     if not answers:
         return None
     for form in _forms(module, list(axes)):
         if all(_equal(form, *answer) for answer in answers):
-            return RecognisedNormRule(form, _Pruner(axes, module))
+            return form
     return None
 
 
@@ -187,15 +198,15 @@ def _answers(module: nn.Module, names: list[str]) -> list[Answer]:
     return answers
 
 
-def _forms(module: nn.Module, names: list[str]) -> Iterator[_Form]:
+def _forms(module: nn.Module, names: list[str]) -> Iterator[NormForm]:
     """Every norm that the module may be."""
     own = [v for v in vars(module).values() if isinstance(v, float) and 0 <= v < 1e-2]
     roles = [(n, None) for n in names] if len(names) == 1 else list(itertools.permutations(names))
     for pool, (gain, bias), eps in itertools.product(_POOLS, roles, dict.fromkeys([*own, *_EPS])):
-        yield _Form(pool, gain, bias, eps)
+        yield NormForm(pool, gain, bias, eps)
 
 
-def _equal(form: _Form, x: Tensor, parameters: dict[str, Tensor], y: Tensor) -> bool:
+def _equal(form: NormForm, x: Tensor, parameters: dict[str, Tensor], y: Tensor) -> bool:
     bias = None if form.bias is None else parameters[form.bias]
     expected = form.compute(x, parameters[form.gain], bias)
     return bool((expected - y).abs().max() <= _EQUAL * (1 + y.abs().max()))

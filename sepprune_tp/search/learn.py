@@ -23,7 +23,8 @@ from .diagnosis import blame, check_gradient
 from .limits import Limits
 from .masks import Spent, settled, spent
 from .progress import progress_line
-from .ranking import smallest
+from .ranking import Steps, smallest
+from .rounding import RoundTo, steps_for
 from .state import SearchState, resume, save
 
 __all__ = ["SearchResult", "learn_gates"]
@@ -69,6 +70,7 @@ def learn_gates(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
+    round_to: RoundTo = 1,
 ) -> SearchResult:
     """Learn gate scores with frozen weights, then set the hard masks.
 
@@ -91,6 +93,8 @@ def learn_gates(
         progress: Whether to show a progress bar (with ``rich``).
         checkpoint: File to resume from if it exists and to write to.
         checkpoint_every: Steps between writes.
+        round_to: Widths of the final masks are multiples of this (or the full width); ``"auto"``
+            takes for each group the step that this machine likes, from measured layers.
 
     Returns:
         Costs, time and history.
@@ -143,7 +147,7 @@ def learn_gates(
                 save(Path(checkpoint), gates, state, settings)
     gates.scores = gates.scores.detach()
     gates.ties = state.taylor
-    gates.set_keep(_final(gates, state, limits))
+    gates.set_keep(_final(gates, state, limits, steps_for(gates, round_to)))
     remember(gates)
     seconds = time.perf_counter() - began
     met = {} if limits is None else spent(limits, gates.keep)
@@ -297,9 +301,9 @@ def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, f
     return excess, macs
 
 
-def _final(gates: GateSet, state: SearchState, limits: Limits | None) -> Tensor:
+def _final(gates: GateSet, state: SearchState, limits: Limits | None, steps: Steps) -> Tensor:
     if limits is not None:
-        return settled(gates, limits)
+        return settled(gates, limits, steps=steps)
     keep = state.last > 0
     for group in gates.groups:  # a layer cannot run without channels: its best one stays
         if not bool(keep[group.gates].any()):

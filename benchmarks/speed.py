@@ -1,0 +1,200 @@
+"""Seconds instead of MACs: dense and pruned models, as they are and optimised, in turns in one run.
+
+Latency of one mixture, of a chunk of a stream, and peak memory, for the models of the FSDD
+benchmark. Models are pruned by random scores to a share of the MACs (what is measured depends on
+widths only), or read from files; `optimised` is after `optimize_for_inference`, which the dense
+baseline gets, too.
+
+Usage: python benchmarks/speed.py run; python benchmarks/speed.py table
+       python benchmarks/speed.py run --model ConvTasNet --pruned pruned.safetensors
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from _fsdd_dense import MODELS, build
+from _records import Records, environment, write_atomically
+from _speed_table import page
+from torch import Tensor, nn
+
+from sepprune_tp import (
+    Budget,
+    GateSet,
+    load_pruned,
+    measure_memory,
+    optimize_for_inference,
+    profile,
+)
+from sepprune_tp.latency import compare_latency
+from sepprune_tp.pruner import pruned_copy
+from sepprune_tp.search import masks_for
+from sepprune_tp.search.rounding import steps_for
+from sepprune_tp.streaming import compare_streaming
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "speed.json"
+KEYS = ("experiment", "model", "variant", "budget", "source", "mode", "seconds_of_audio", "threads")
+RATE = 8000
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+
+def noise(seconds: float) -> Tensor:
+    """A mixture (1, T), the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    return 0.05 * torch.randn(1, round(seconds * RATE), generator=generator)
+
+
+def pruned_by_chance(name: str, budget: float, scope: str, seed: int) -> dict[str, nn.Module]:
+    """Models cut to a share of the MACs by random scores, by variant.
+
+    ``pruned auto`` has widths that the machine likes; ``pruned latency`` keeps to the same MACs and
+    to the same share of the time.
+    """
+    gates = GateSet(build(name).eval(), noise(1.0), scope=scope)
+    gates.scores = torch.rand(len(gates), generator=torch.Generator().manual_seed(seed))
+    auto = steps_for(gates, "auto")
+    chosen = {
+        "pruned": masks_for(gates, Budget(macs=budget)),
+        "pruned auto": masks_for(gates, Budget(macs=budget), steps=auto),
+    }
+    found = {}
+    for variant, masks in chosen.items():
+        gates.load_masks(masks)
+        found[variant] = pruned_copy(gates)
+    return found
+
+
+def variants(name: str, budget: float, scope: str, seed: int, file: Path | None) -> Any:
+    """Everything that takes turns, the dense model first."""
+    models = {"dense": build(name).eval()}
+    if file is None:
+        models |= pruned_by_chance(name, budget, scope, seed)
+    else:
+        models["pruned"] = load_pruned(file)
+    optimised = {f"{k} optimised": optimize_for_inference(m, noise(1.0)) for k, m in models.items()}
+    return models | optimised
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Option(help="One of the models; default: all.")] = "",
+    budget: Annotated[float, typer.Option(help="Share of the MACs to keep.")] = 0.5,
+    scope: Annotated[str, typer.Option(help="separator or all.")] = "all",
+    pruned: Annotated[
+        Path | None, typer.Option(help="A pruned model (with --model) in place of random masks.")
+    ] = None,
+    seconds: Annotated[str, typer.Option(help="Lengths of the mixtures.")] = "1,4,16",
+    chunks: Annotated[str, typer.Option(help="Lengths of chunks of a stream.")] = "0.032,0.1",
+    threads: Annotated[str, typer.Option(help="Numbers of threads.")] = "1,2",
+    runs: Annotated[int, typer.Option(help="Rounds of every measurement.")] = 30,
+    seed: Annotated[int, typer.Option(help="Of the random scores.")] = 0,
+    results: Annotated[Path, typer.Option(help="File of the records.")] = RESULTS,
+) -> None:
+    """Measure, and write the table."""
+    if pruned is not None and not model:
+        raise typer.BadParameter("--pruned needs --model: the dense model that it was made from")
+    records = Records(results, KEYS)
+    for name in [model] if model else list(MODELS):
+        began = time.perf_counter()
+        torch.set_num_threads(1)
+        models = variants(name, budget, scope, seed, pruned)
+        costs = {key: _costs(one) for key, one in models.items()}
+        common = {
+            "experiment": "speed",
+            "model": name,
+            "data": "noise",
+            "criterion": "random" if pruned is None else "file",
+            "source": f"random, {scope}, seed {seed}" if pruned is None else pruned.name,
+            "budget": budget,
+            "seed": seed,
+            "runs": runs,
+        }
+        rows = _measure(models, _numbers(seconds), _numbers(chunks), _numbers(threads), runs)
+        took = round(time.perf_counter() - began, 1)
+        records.replace(
+            *(
+                {**common, "stage": row["variant"].split()[0], **costs[row["variant"]], **row}
+                | {"seconds": took, **environment()}
+                for row in rows
+            )
+        )
+        typer.echo(f"{name}: {took:.0f} s")
+    table(results)
+
+
+def _costs(model: nn.Module) -> dict[str, Any]:
+    """Parameters and MACs on 1 s; those of an optimised model are those of its origin."""
+    report = getattr(model, "optimisation", None)
+    if report is not None:
+        return {"difference": report.difference, "rewrites": report.counts()}
+    cost = profile(model, noise(1.0))
+    return {"params": cost.params, "macs": cost.macs}
+
+
+def _measure(
+    models: dict[str, nn.Module],
+    seconds: list[float],
+    chunks: list[float],
+    threads: list[float],
+    runs: int,
+) -> list[dict[str, Any]]:
+    rows = []
+    for length in seconds:
+        memory = {key: measure_memory(m, noise(length)).peak for key, m in models.items()}
+        for count in map(int, threads):
+            rounds = max(5, round(runs / max(1.0, length)))
+            found = compare_latency(models, length, RATE, threads=count, runs=rounds)
+            for key, latency in found.latencies.items():
+                rows.append(
+                    {
+                        "variant": key,
+                        "mode": "offline",
+                        "seconds_of_audio": length,
+                        "threads": count,
+                        "latency_ms": round(latency.median_ms, 3),
+                        "iqr_ms": round(latency.iqr, 3),
+                        "rtf": round(latency.rtf, 5),
+                        "ratio": round(found.ratios[key], 4),
+                        "peak_memory": memory[key],
+                    }
+                )
+    for length in chunks:
+        for count in map(int, threads):
+            stream = compare_streaming(models, length, RATE, threads=count, runs=runs)
+            for key, chunk in stream.items():
+                rows.append(
+                    {
+                        "variant": key,
+                        "mode": "stream",
+                        "seconds_of_audio": length,
+                        "threads": count,
+                        "latency_ms": round(chunk.compute_ms, 3),
+                        "delay_ms": round(chunk.delay_ms, 3),
+                        "load": round(chunk.load, 4),
+                        "ratio": round(chunk.ratio, 4),
+                    }
+                )
+    return rows
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: give numbers with commas between") from error
+
+
+@app.command()
+def table(results: Annotated[Path, typer.Option(help="File of the records.")] = RESULTS) -> None:
+    """Write the table from the records."""
+    write_atomically(results.with_suffix(".md"), page(Records(results, KEYS).items))
+
+
+if __name__ == "__main__":
+    app()
