@@ -16,6 +16,7 @@ from ..graph import ChannelGraph, Scope
 from ..graph.assembly import ChannelSet
 from ..layers.composite import allow_fused_layers, run_by_parts
 from .cost import Cost, CostModel
+from .lookahead import Lookahead
 from .parametrisation import Parametrisation, parametrisation
 from .patching import GatedLayer, check_fits, gated_layers, patch, unpatch
 from .resources import Resource, build_resource
@@ -123,6 +124,7 @@ class GateSet:
         self.scores = self.kind.initial(len(gate_of), self.generator).to(device)
         self._keep = torch.ones(len(gate_of), dtype=torch.bool)
         self.ties: Tensor | None = None
+        self.lookahead: Lookahead | None = None
         self.learned = False
         self._values: Tensor | None = None
         self._hook: Any = None
@@ -246,7 +248,7 @@ class GateSet:
             self._eagerly = eagerly()  # compiled code would not see the gates
             self._eagerly.__enter__()
             for layer in self._layers:
-                patch(layer, lambda: self._values, self.scores.device)
+                patch(layer, lambda: self._values, self.scores.device, self._reading)
             self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
             self._draw()
         return self
@@ -268,6 +270,21 @@ class GateSet:
             self._hook, self._values = None, None
         elif isinstance(self._hook, _Nothing):  # an inner block gave gates by hand; back to ours
             self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
+
+    def look_ahead(self, ridge: float = 1e-2) -> Lookahead:
+        """Let open channels stand in for closed ones, as reconstruction will, until further notice.
+
+        Observe some batches with what is returned before any gate is closed; put ``lookahead`` back
+        to None to read closed channels as zeros again.
+
+        Args:
+            ridge: Of the regression, relative to the mean energy of a channel.
+        """
+        self.lookahead = Lookahead(self._layers, ridge)
+        return self.lookahead
+
+    def _reading(self, layer: GatedLayer, values: Tensor) -> Tensor | None:
+        return None if self.lookahead is None else self.lookahead.reading(layer, values)
 
     def _closes_some(self) -> bool:
         """Whether some gate may not be fully open in this forward pass."""

@@ -82,13 +82,20 @@ def check_fits(layer: GatedLayer, name: str) -> None:
             )
 
 
-def patch(layer: GatedLayer, gates: Callable[[], Tensor | None], device: torch.device) -> None:
+def patch(
+    layer: GatedLayer,
+    gates: Callable[[], Tensor | None],
+    device: torch.device,
+    reading: Callable[[GatedLayer, Tensor], Tensor | None],
+) -> None:
     """Let a layer run gated until :func:`unpatch`.
 
     Args:
         layer: The layer.
         gates: Returns the gates (N + 1,), the last 1, or None: all open.
         device: Of the gates.
+        reading: From the layer and the gates to a matrix that it reads its input through, or None:
+            through its own gates.
     """
     module, rule = layer.module, layer.rule
     layer.index_in, layer.index_out = (
@@ -101,6 +108,8 @@ def patch(layer: GatedLayer, gates: Callable[[], Tensor | None], device: torch.d
         if values is None:
             return original(*args, **kwargs)
         mask_in = _mask(values, layer.index_in)
+        if mask_in is not None and (mixture := reading(layer, values)) is not None:
+            mask_in = mixture
         mask_out = _mask(values, layer.index_out)
         return rule.run_gated(module, GatedCall(original, args, kwargs, mask_in, mask_out))
 

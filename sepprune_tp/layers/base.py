@@ -31,7 +31,8 @@ class GatedCall:
         forward: The layer's own forward.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        mask_in: Gate of each input channel, shape (n_in,), or None: all open.
+        mask_in: Gate of each input channel, shape (n_in,), or None: all open. Where the rule
+            :meth:`~LayerRule.mixes`, also a matrix (n_in, n_in) that the input is read through.
         mask_out: Gate of each output channel, shape (n_out,), or None: all open.
     """
 
@@ -133,6 +134,10 @@ class LayerRule(ABC):
         """Whether the layer ends the way of its channels, so that a gate in it closes them."""
         return self.relation == "maps" and self.reads(module)
 
+    def mixes(self, module: nn.Module) -> bool:
+        """Whether the layer can read a mixture of its input channels: ``mask_in`` as a matrix."""
+        return False
+
     def remembers(self, module: nn.Module) -> bool:
         """Whether the layer reads its own output channels (recurrence)."""
         return False
@@ -194,7 +199,13 @@ def swapped_parameters(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iter
 
 
 def masked(weight: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Scale the slices of ``weight`` along ``dim`` by ``mask`` of shape (weight.shape[dim],)."""
+    """Scale the slices of ``weight`` along ``dim`` by ``mask`` of shape (weight.shape[dim],).
+
+    A mask of shape (n, n), n = weight.shape[dim], mixes them: the layer reads ``mask @ x``.
+    """
+    if mask.dim() == 2:
+        mask = mask.to(device=weight.device, dtype=weight.dtype)
+        return (weight.movedim(dim, -1) @ mask).movedim(-1, dim)
     shape = [1] * weight.dim()
     shape[dim] = -1
     return weight * mask.to(device=weight.device, dtype=weight.dtype).view(shape)

@@ -115,6 +115,9 @@ class ConvRule(_AnyConvRule):
         groups = int(module.groups)
         return groups, groups
 
+    def mixes(self, module: Any) -> bool:
+        return bool(module.groups == 1)
+
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         x = call.input()
         batched = x.dim() == 2 + len(module.kernel_size)

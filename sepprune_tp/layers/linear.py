@@ -28,10 +28,18 @@ class LinearRule(LayerRule):
     def sides(self, module: Any) -> dict[str, tuple[Side, ...]]:
         return {"weight": ("out", "in"), "bias": ("out",)}
 
+    def mixes(self, module: Any) -> bool:
+        return True
+
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         weight: Tensor = module.weight
         mask = call.mask_in
-        if mask is not None and mask.requires_grad and not weight.requires_grad:
+        if (
+            mask is not None
+            and mask.dim() == 1
+            and mask.requires_grad
+            and not weight.requires_grad
+        ):
             return read_linear(module, call.input(), mask)
         return super().run_gated(module, call)
 

@@ -63,6 +63,7 @@ def can_read_convolution(module: Any, mask: Tensor) -> bool:
     weight, padding = module.weight, module.padding
     return (
         mask.requires_grad
+        and mask.dim() == 1
         and not weight.requires_grad
         and not module.transposed
         and module.groups == 1

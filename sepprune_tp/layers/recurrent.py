@@ -120,6 +120,9 @@ class RecurrentRule(LayerRule):
     def remembers(self, module: Any) -> bool:
         return True
 
+    def mixes(self, module: Any) -> bool:
+        return True
+
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         if call.mask_in is None and call.mask_out is None:
             return call.plain()
