@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
+
+if TYPE_CHECKING:
+    from .regression import Regression
 
 __all__ = ["Count", "GatedCall", "LayerRule", "Side", "masked", "swapped_parameters"]
 
@@ -148,6 +151,12 @@ class LayerRule(ABC):
     def gated_parameters(self, module: nn.Module, mask_in: Tensor) -> dict[str, Tensor]:
         """Parameters by dotted name, the slice that reads each channel scaled by its gate."""
         return {}
+
+    # -- reconstruction ---------------------------------------------------------------------------
+
+    def regression(self, module: nn.Module) -> Regression | None:
+        """The layer as a linear function of its weights, or None if it is none."""
+        return None
 
     # -- cost -------------------------------------------------------------------------------------
 
