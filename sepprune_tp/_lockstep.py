@@ -54,6 +54,7 @@ class _Call:
     shape: torch.Size
     picked: Tensor
     targets: list[Tensor]
+    forced: list[Tensor | None]
     x: Tensor | None
 
 
@@ -168,11 +169,12 @@ class Lockstep:
             picked = picked.sort().values.to(x.device)
             keep = layer.keep_out.to(x.device)
             targets = [form.targets(s, x, y, picked, keep) for s in range(form.stages)]
+            forced = [form.forced(s, x, picked, keep) for s in range(form.stages)]
             left = None
             if with_inputs:
                 axis = layer.rule.axis(layer.dense, x)
                 left = x.index_select(axis, layer.keep_in.to(x.device))
-            layer.calls.append(_Call(y.shape, picked, targets, left))
+            layer.calls.append(_Call(y.shape, picked, targets, forced, left))
 
         with ExitStack() as stack:
             stack.enter_context(_as_is(self._dense))
@@ -214,19 +216,27 @@ def _refit(layer: _Layer, inputs: list[Tensor], solve: Solve) -> list[Refitted]:
     before = after = total = 0.0
     changed = False
     for stage in range(layer.form.stages):
-        pairs = list(zip(inputs, layer.calls, strict=True))
-        x = torch.cat([layer.form.features(stage, i, c.shape, c.picked) for i, c in pairs], 1)
+        x = torch.cat(
+            [_features(layer, stage, *pair) for pair in zip(inputs, layer.calls, strict=True)], 1
+        )
         y = torch.cat([call.targets[stage] for call in layer.calls], 1)
         weight, bias = layer.form.weight(stage), layer.form.bias(stage)
         size = float((y.double() - y.double().mean(1, keepdim=True)).square().sum())
         wrong = _error(x, y, weight, bias)
         total, before = total + size, before + wrong
-        if wrong > _SAME * size:
+        if wrong > _SAME * float(y.double().square().sum()):
             layer.form.write(stage, *solve(x, y, weight, bias))
             changed = True
         after += _error(x, y, layer.form.weight(stage), layer.form.bias(stage))
     total = max(total, torch.finfo(torch.float64).tiny)
     return [Refitted(layer.name, before / total, after / total)] if changed else []
+
+
+def _features(layer: _Layer, stage: int, x: Tensor, call: _Call) -> Tensor:
+    forced = call.forced[stage]
+    if forced is not None:
+        return forced
+    return layer.form.features(stage, x, call.shape, call.picked)
 
 
 def _error(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> float:

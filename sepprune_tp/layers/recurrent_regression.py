@@ -21,7 +21,9 @@ _RUN = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_R
 class RecurrentRegression(Regression):
     """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` that start from a state of zeros.
 
-    Stages, for each layer: the input weights of its directions, then their state weights.
+    Stages, for each layer: the input weights of its directions, then their state weights. Those
+    are fitted to the states of the dense layer: with weights that are yet to be fitted, a pruned
+    layer soon is in other states.
     """
 
     def __init__(self, module: nn.RNNBase) -> None:
@@ -76,6 +78,12 @@ class RecurrentRegression(Regression):
     def features(self, stage: int, x: Tensor, shape: torch.Size, picked: Tensor) -> Tensor:
         """(1, n, features of the layer, or hidden units)."""
         return self._read(stage, x).flatten(0, 1)[picked][None]
+
+    def forced(self, stage: int, x: Tensor, picked: Tensor, keep: Tensor) -> Tensor | None:
+        """The kept units of the state, (1, n, kept), for state weights."""
+        if self._place(stage)[1] == "ih":
+            return None
+        return self.features(stage, x, x.shape, picked)[..., keep]
 
     def targets(self, stage: int, x: Tensor, y: Tensor, picked: Tensor, keep: Tensor) -> Tensor:
         """(1, n, gates * kept hidden units)."""

@@ -58,6 +58,10 @@ class Regression(ABC):
     def targets(self, stage: int, x: Tensor, y: Tensor, picked: Tensor, keep: Tensor) -> Tensor:
         """What a dense layer gives at some positions, on the outputs to keep, (1 or G, n, O)."""
 
+    def forced(self, stage: int, x: Tensor, picked: Tensor, keep: Tensor) -> Tensor | None:
+        """Features that a dense layer lends to the pruned one, (G, n, F), or None for its own."""
+        return None
+
     @abstractmethod
     def weight(self, stage: int) -> Tensor:
         """The weights, (G, O, F)."""
