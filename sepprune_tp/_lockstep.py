@@ -221,10 +221,10 @@ def _refit(layer: _Layer, inputs: list[Tensor], solve: Solve) -> list[Refitted]:
         )
         y = torch.cat([call.targets[stage] for call in layer.calls], 1)
         weight, bias = layer.form.weight(stage), layer.form.bias(stage)
-        size = float((y.double() - y.double().mean(1, keepdim=True)).square().sum())
+        size = float((y - y.mean(1, keepdim=True)).square().sum(dtype=torch.float64))
         wrong = _error(x, y, weight, bias)
         total, before = total + size, before + wrong
-        if wrong > _SAME * float(y.double().square().sum()):
+        if wrong > _SAME * float(y.square().sum(dtype=torch.float64)):
             layer.form.write(stage, *solve(x, y, weight, bias))
             changed = True
         after += _error(x, y, layer.form.weight(stage), layer.form.bias(stage))
@@ -240,9 +240,9 @@ def _features(layer: _Layer, stage: int, x: Tensor, call: _Call) -> Tensor:
 
 
 def _error(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> float:
-    found = x.double() @ weight.double().transpose(1, 2)
-    found = found if bias is None else found + bias.double()[:, None]
-    return float((found - y).square().sum())
+    error = x @ weight.transpose(1, 2) - y
+    error = error if bias is None else error + bias[:, None]
+    return float(error.square().sum(dtype=torch.float64))
 
 
 def _paired(

@@ -21,6 +21,7 @@ __all__ = ["PARTS", "reconstruct", "ridge_solution"]
 
 PARTS = ("mixing", "depthwise", "norm")
 INPUTS = ("pruned", "dense")
+_PIECE = 4096  # rows
 
 
 @torch.no_grad()
@@ -104,18 +105,29 @@ def ridge_solution(
         ridge: Penalty on the change, relative to the mean energy of a feature.
 
     Returns:
-        Weight and bias in float64.
+        Weight and bias in float64; the change of the weight is penalised, that of the bias not.
     """
-    x, weight = x.double(), weight.double()
-    rest = y.double() - x @ weight.transpose(1, 2)
-    mean_x = x.mean(1, keepdim=True) if bias is not None else x.new_zeros(())
-    mean_rest = rest.mean(1, keepdim=True) if bias is not None else x.new_zeros(())
-    x, rest = x - mean_x, rest - mean_rest
-    energy = x.transpose(1, 2) @ x
+    rest = y - x @ weight.transpose(1, 2)
+    if bias is not None:
+        mean_x, mean_rest = x.mean(1, keepdim=True), rest.mean(1, keepdim=True)
+        x, rest = x - mean_x, rest - mean_rest
+    energy, product = _products(x, rest)
     scale = energy.diagonal(dim1=1, dim2=2).mean(1)
     penalty = (ridge * scale).clamp(min=torch.finfo(torch.float64).tiny)
     energy.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
-    change = torch.linalg.solve(energy, x.transpose(1, 2) @ rest).transpose(1, 2)
+    change = torch.linalg.solve(energy, product).transpose(1, 2)
     if bias is None:
-        return weight + change, None
-    return weight + change, (mean_rest - mean_x @ change.transpose(1, 2))[:, 0]
+        return weight.double() + change, None
+    offset = mean_rest.double() - mean_x.double() @ change.transpose(1, 2)
+    return weight.double() + change, offset[:, 0]
+
+
+def _products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products of x with itself and with y, summed in float64 over pieces of the rows."""
+    energy = x.new_zeros(x.shape[0], x.shape[2], x.shape[2], dtype=torch.float64)
+    product = x.new_zeros(x.shape[0], x.shape[2], y.shape[2], dtype=torch.float64)
+    for some, other in zip(x.split(_PIECE, 1), y.split(_PIECE, 1), strict=True):
+        turned = some.transpose(1, 2)
+        energy += turned @ some
+        product += turned @ other
+    return energy, product

@@ -160,7 +160,7 @@ class TestRidge:
     def test_inputs_that_are_always_zero_do_no_harm(self) -> None:
         weight = mixture(1, 3, 6, dtype=DOUBLE)
         found, _ = ridge_solution(
-            torch.zeros(1, 9, 6), mixture(1, 9, 3, dtype=DOUBLE), weight, None, 1e-3
+            torch.zeros(1, 9, 6, dtype=DOUBLE), mixture(1, 9, 3, dtype=DOUBLE), weight, None, 1e-3
         )
         assert torch.equal(found, weight)
 
@@ -237,7 +237,9 @@ class TestReconstruct:
     @pytest.mark.parametrize("name", ["ConvTasNet-gLN", "DPRNNTasNet-LSTM-bi"])
     def test_what_the_dense_layers_get_will_do(self, name: str) -> None:
         dense, pruned, kept = pruned_with_kept(name)
-        whole = {k for k, v in pruned.state_dict().items() if v.shape == dense.state_dict()[k].shape}
+        whole = {
+            k for k, v in pruned.state_dict().items() if v.shape == dense.state_dict()[k].shape
+        }
         before = copy.deepcopy(pruned.state_dict())
         x = example(name, 2, 600, dtype=DOUBLE)
         done = reconstruct(pruned, dense, [x], kept, inputs="dense", ridge=1e-6)

@@ -18,7 +18,8 @@ from ..layers import register_rule
 from ..layers.base import Count, GatedCall, LayerRule, masked
 from ..layers.norm import ChannelwiseRule
 from ..layers.pooling import pooled_frame_norm, pooled_group_norm
-from ..layers.regression import Regression, TransposedRegression
+from ..layers.regression import Regression
+from ..layers.transposed_regression import TransposedRegression
 
 __all__ = ["FilterbankPruner", "NormPruner"]
 

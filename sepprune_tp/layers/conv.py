@@ -12,7 +12,8 @@ from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
 from .base import Count, GatedCall, LayerRule, Side, masked
 from .reading import can_read_convolution, read_convolution
-from .regression import Regression, convolution_regression
+from .regression import Regression
+from .transposed_regression import convolution_regression
 
 __all__ = ["ConvRule", "DepthwiseConvRule", "GroupUnitConvRule"]
 

@@ -15,7 +15,12 @@ from .regression import Regression
 
 __all__ = ["RecurrentRegression"]
 
-_RUN = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}
+_RUN = {
+    "LSTM": torch.lstm,
+    "GRU": torch.gru,
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
+}
 
 
 class RecurrentRegression(Regression):
@@ -89,11 +94,10 @@ class RecurrentRegression(Regression):
         """(1, n, gates * kept hidden units)."""
         weight, bias = self._parameter("weight", stage), self._parameter("bias", stage)
         assert weight is not None
-        rows = weight.unflatten(0, (-1, int(self._module.hidden_size)))[:, keep].flatten(0, 1)
-        found = self.features(stage, x, y.shape, picked)[0] @ rows.t()
-        if bias is not None:
-            found = found + bias.unflatten(0, (-1, int(self._module.hidden_size)))[:, keep].flatten()
-        return found[None]
+        units = torch.arange(weight.shape[0], device=weight.device)
+        rows = units.view(-1, int(self._module.hidden_size))[:, keep].flatten()
+        found = self.features(stage, x, y.shape, picked) @ weight[rows].t()
+        return found if bias is None else found + bias[rows]
 
     def weight(self, stage: int) -> Tensor:
         """(1, gates * hidden, F)."""

@@ -20,8 +20,8 @@ __all__ = [
     "ConvolutionRegression",
     "LinearRegression",
     "Regression",
-    "TransposedRegression",
-    "convolution_regression",
+    "at_positions",
+    "windows",
 ]
 
 
@@ -130,20 +130,21 @@ class ConvolutionRegression(Regression):
         """(groups, n, C / groups * kernel)."""
         module = self._module
         x = _padded(module, _batched(x, self._axes))
-        found = _windows(x, module.kernel_size, module.stride, module.dilation, picked)
+        found = windows(x, module.kernel_size, module.stride, module.dilation, picked)
         groups = int(module.groups)
         return found.reshape(len(picked), groups, -1).transpose(0, 1)
 
     def targets(self, stage: int, x: Tensor, y: Tensor, picked: Tensor, keep: Tensor) -> Tensor:
         """(groups, n, O / groups); a depthwise layer's groups are the channels to keep."""
-        found = _positions(_batched(y, self._axes), picked)[:, keep]
+        found = at_positions(_batched(y, self._axes), picked)[:, keep]
         groups = len(keep) if self.kind == "depthwise" else int(self._module.groups)
-        return found.unflatten(1, (groups, -1)).transpose(0, 1)
+        return found.reshape(len(picked), groups, -1).transpose(0, 1)
 
     def weight(self, stage: int) -> Tensor:
         """(groups, O / groups, C / groups * kernel)."""
         weight: Tensor = self._module.weight
-        return weight.flatten(1).unflatten(0, (int(self._module.groups), -1))
+        groups = int(self._module.groups)
+        return weight.reshape(groups, weight.shape[0] // groups, -1)
 
     def bias(self, stage: int) -> Tensor | None:
         """(groups, O / groups)."""
@@ -155,102 +156,6 @@ class ConvolutionRegression(Regression):
         self._module.weight.copy_(weight.reshape(self._module.weight.shape))
         if bias is not None:
             self._module.bias.copy_(bias.flatten())
-
-
-class TransposedRegression(Regression):
-    """A transposed convolution without groups, as the convolution of an input spread by zeros.
-
-    Output positions that differ modulo the stride read different taps of the kernel: a stage each.
-    The bias, which they share, stays as it is.
-    """
-
-    def __init__(
-        self,
-        weight: nn.Parameter,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-    ) -> None:
-        """Take the parameters of the layer; weight (C, O, *kernel)."""
-        self._weight, self._bias, self._axes = weight, bias, len(stride)
-        self._stride, self._dilation = stride, dilation
-        kernel = weight.shape[2:]
-        pairs = zip(kernel, dilation, padding, strict=True)
-        self._before = [d * (k - 1) - p for k, d, p in pairs]
-        grids = torch.meshgrid(*(torch.arange(k) for k in kernel), indexing="ij")
-        self._phase_of_tap = self._code([g * d - p for g, d, p in self._zip(grids, padding)])
-        self._taps = [t for t in self._split(self._phase_of_tap.flatten())]
-        self.stages = len(self._taps)
-
-    def _zip(self, grids: Sequence[Tensor], padding: Sequence[int]) -> list[tuple[Any, ...]]:
-        return list(zip(grids, self._dilation, padding, strict=True))
-
-    def _code(self, indices: Sequence[Tensor]) -> Tensor:
-        """A number for the remainder of positions on every axis."""
-        code = torch.zeros_like(indices[0])
-        for index, stride in zip(indices, self._stride, strict=True):
-            code = code * stride + index % stride
-        return code
-
-    def _split(self, codes: Tensor) -> list[Tensor]:
-        return [(codes == code).nonzero().flatten() for code in codes.unique()]
-
-    def _of_stage(self, stage: int, shape: torch.Size, picked: Tensor) -> Tensor:
-        rest, places = picked, []
-        for size in reversed(shape[-self._axes :]):
-            places.insert(0, rest % size)
-            rest = rest // size
-        phases = self._code(places)
-        wanted = self._phase_of_tap.flatten()[self._taps[stage][0]]
-        return picked[phases == wanted.to(phases.device)]
-
-    def rows(self, x: Tensor, y: Tensor) -> int:
-        """Every item and output position."""
-        items = x.shape[: -1 - self._axes].numel()
-        return items * y.shape[-self._axes :].numel()
-
-    def features(self, stage: int, x: Tensor, shape: torch.Size, picked: Tensor) -> Tensor:
-        """(1, n, C * taps)."""
-        x = x.reshape(-1, *x.shape[-1 - self._axes :])
-        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self._stride, strict=True)]
-        spread = x.new_zeros(*x.shape[:2], *sizes)
-        spread[(..., *(slice(None, None, s) for s in self._stride))] = x
-        ends = list(zip(shape[-self._axes :], sizes, self._weight.shape[2:], strict=True))
-        pads: list[int] = []
-        for (out, size, kernel), before, step in reversed(
-            list(zip(ends, self._before, self._dilation, strict=True))
-        ):
-            pads += [before, out + step * (kernel - 1) - size - before]
-        picked = self._of_stage(stage, shape, picked)
-        ones = [1] * self._axes
-        kernel_size = list(self._weight.shape[2:])
-        found = _windows(functional.pad(spread, pads), kernel_size, ones, self._dilation, picked)
-        taps = self._taps[stage].to(found.device)
-        return found.flatten(2).flip(2)[:, :, taps].flatten(1)[None]
-
-    def targets(self, stage: int, x: Tensor, y: Tensor, picked: Tensor, keep: Tensor) -> Tensor:
-        """(1, n, O), less the bias."""
-        shaped = y.reshape(-1, self._weight.shape[1], *y.shape[-self._axes :])
-        found = _positions(shaped, self._of_stage(stage, y.shape, picked))
-        found = found if self._bias is None else found - self._bias
-        return found[:, keep][None]
-
-    def weight(self, stage: int) -> Tensor:
-        """(1, O, C * taps)."""
-        taps = self._taps[stage].to(self._weight.device)
-        return self._weight.flatten(2)[:, :, taps].transpose(0, 1).flatten(1)[None]
-
-    def bias(self, stage: int) -> Tensor | None:
-        """None: shared by the stages."""
-        return None
-
-    def write(self, stage: int, weight: Tensor, bias: Tensor | None) -> None:
-        """Copy into the taps of the stage."""
-        taps = self._taps[stage].to(self._weight.device)
-        channels, outputs = self._weight.shape[:2]
-        values = weight[0].reshape(outputs, channels, len(taps)).transpose(0, 1)
-        self._weight.flatten(2)[:, :, taps] = values.to(self._weight.dtype)
 
 
 class AffineRegression(Regression):
@@ -310,25 +215,12 @@ class AffineRegression(Regression):
             offset.copy_(bias.reshape(offset.shape))
 
 
-def convolution_regression(module: Any) -> Regression | None:
-    """The regression of one of torch's convolutions; None for a transposed one with groups."""
-    if "weight" not in module._parameters:  # computed from others (weight norm)
-        return None
-    if not module.transposed:
-        return ConvolutionRegression(module)
-    if module.groups > 1:
-        return None
-    return TransposedRegression(
-        module.weight, module.bias, module.stride, module.padding, module.dilation
-    )
-
-
 def _batched(x: Tensor, axes: int) -> Tensor:
     """(B, C, *), with B = 1 for an input without."""
     return x[None] if x.dim() == axes + 1 else x
 
 
-def _positions(y: Tensor, picked: Tensor) -> Tensor:
+def at_positions(y: Tensor, picked: Tensor) -> Tensor:
     """(n, C) of (B, C, *)."""
     return y.movedim(1, -1).reshape(-1, y.shape[1])[picked]
 
@@ -344,7 +236,7 @@ def _padded(module: Any, x: Tensor) -> Tensor:
     return functional.pad(x, pads, mode=mode)
 
 
-def _windows(
+def windows(
     x: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -356,4 +248,5 @@ def _windows(
         x = x.unfold(2 + axis, gap * (size - 1) + 1, step)[..., ::gap]
     shape = (x.shape[0], *x.shape[2 : 2 + len(kernel)])
     item, *places = torch.unravel_index(picked, shape)
-    return x[(item, slice(None), *places)]
+    index: Any = (item, slice(None), *places)
+    return x[index]
