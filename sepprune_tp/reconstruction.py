@@ -7,6 +7,7 @@ few batches, without training. The kept channels carry much of what the removed 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from ._lockstep import Lockstep, Refitted, mixtures_of
 from .errors import InputError
+from .graph import ChannelGraph
 from .graph.kept import KeptChannels
 
-__all__ = ["PARTS", "reconstruct", "ridge_solution"]
+__all__ = ["PARTS", "reconstruct", "ridge_solution", "step_and_reconstruct"]
 
 PARTS = ("mixing", "depthwise", "norm")
 INPUTS = ("pruned", "dense")
@@ -32,9 +34,9 @@ def reconstruct(
     kept: KeptChannels,
     *,
     inputs: str = "pruned",
-    parts: Iterable[str] = PARTS,
-    ridge: float = 1e-3,
-    samples: int = 16384,
+    parts: Iterable[str] = ("mixing",),
+    ridge: float = 3e-2,
+    samples: int = 32768,
     seed: int = 0,
 ) -> list[Refitted]:
     """Choose weights for the kept channels so that layers give what the dense layers gave.
@@ -90,6 +92,32 @@ def reconstruct(
     if inputs == "dense":
         return lockstep.refit_apart(mixture, solve)
     return lockstep.refit_in_order(mixture, solve)
+
+
+def step_and_reconstruct(pruner: Any, batches: Iterable[Any], **options: Any) -> list[Refitted]:
+    """Let a pruner take its step, and reconstruct what it leaves.
+
+    Args:
+        pruner: A :class:`SepPrunePruner`, or a pruner of torch-pruning's on the channel graph, with
+            any importance.
+        batches: As for :func:`reconstruct`, like everything in ``options``.
+        **options: Of :func:`reconstruct`.
+
+    Returns:
+        The layers that changed.
+
+    Raises:
+        InputError: If the pruner uses torch-pruning's own graph, which does not tell what it cuts;
+            and as :func:`reconstruct`.
+    """
+    if not isinstance(pruner.DG, ChannelGraph):
+        raise InputError(
+            f"{type(pruner).__name__} cuts on torch-pruning's own graph, which does not tell what "
+            "it cuts. Use SepPrunePruner, or build the pruner inside `with channel_graph():`."
+        )
+    dense, kept = copy.deepcopy(pruner.model), KeptChannels(pruner.model)
+    pruner.step()
+    return reconstruct(pruner.model, dense, batches, kept, **options)
 
 
 def ridge_solution(

@@ -7,17 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import PLAIN, SEPARATORS
+import torch_pruning as tp
+from architectures import PLAIN, SEPARATORS, randomised
 from laws import example, far, gated, keep_by, mixture
 from torch import Tensor, nn
 
 from sepprune_tp.errors import InputError
+from sepprune_tp.gates import GateSet
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.layers import rule_of
 from sepprune_tp.layers.regression import Regression
 from sepprune_tp.pruner import SepPrunePruner
-from sepprune_tp.reconstruction import reconstruct, ridge_solution
+from sepprune_tp.reconstruction import (
+    PARTS,
+    reconstruct,
+    ridge_solution,
+    step_and_reconstruct,
+)
 
 DOUBLE = torch.float64
 
@@ -194,12 +201,12 @@ class Redundant(nn.Module):
 
 class TestReconstruct:
     def test_redundant_channels_are_made_up_for_exactly(self) -> None:
-        dense = Redundant()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            dense = Redundant()
         pruned = copy.deepcopy(dense)
         kept = KeptChannels(pruned)
         x = mixture(2, 300, dtype=DOUBLE)
-        from sepprune_tp.gates import GateSet
-
         gates = GateSet(pruned, x, scope="all")
         halves = {g.name: torch.arange(8) < 4 for g in gates.groups if g.size == 8}
         assert sorted(halves) == ["first", "rnn"]
@@ -227,9 +234,11 @@ class TestReconstruct:
 
     @pytest.mark.parametrize("name", SEPARATORS | PLAIN)
     def test_a_model_that_lost_nothing_stays_as_it_is(self, name: str) -> None:
-        dense = gated(name, "separator" if name in SEPARATORS else "all").model
+        dense = randomised((SEPARATORS | PLAIN)[name], 0, torch.float32)
         same = copy.deepcopy(dense)
-        done = reconstruct(same, dense, [example(name, 2)], KeptChannels(same), samples=100)
+        done = reconstruct(
+            same, dense, [example(name, 2)], KeptChannels(same), parts=PARTS, samples=100
+        )
         assert done == []
         for key, value in dense.state_dict().items():
             assert torch.equal(value, same.state_dict()[key]), key
@@ -281,6 +290,25 @@ class TestReconstruct:
         assert not any(m._forward_hooks for m in dense.modules())
         one, two, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
         assert torch.equal(one, two) and not torch.equal(one, other)
+
+    def test_with_the_step_of_any_pruner_on_the_graph(self) -> None:
+        dense = randomised(SEPARATORS["SuDORMRFImprovedNet"], 0, DOUBLE)
+        x = example("SuDORMRFImprovedNet", 2, dtype=DOUBLE)
+        plain, repaired = copy.deepcopy(dense), copy.deepcopy(dense)
+        importance = tp.importance.GroupMagnitudeImportance()
+        SepPrunePruner(plain, x, importance, pruning_ratio=0.4).step()
+        pruner = SepPrunePruner(repaired, x, importance, pruning_ratio=0.4)
+        assert step_and_reconstruct(pruner, [x], ridge=1e-3)
+        assert [p.shape for p in plain.parameters()] == [p.shape for p in repaired.parameters()]
+        with torch.no_grad():
+            assert far(repaired(x), dense(x)) < 0.7 * far(plain(x), dense(x))
+
+    def test_refuses_a_pruner_that_does_not_tell(self) -> None:
+        net = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Conv1d(4, 1, 3))
+        x, importance = torch.randn(1, 1, 16), tp.importance.GroupMagnitudeImportance()
+        pruner = tp.pruner.MetaPruner(net, x, importance, pruning_ratio=0.5)
+        with pytest.raises(InputError, match="own graph"):
+            step_and_reconstruct(pruner, [x])
 
     def test_refuses_what_cannot_be(self) -> None:
         dense, pruned, kept = pruned_with_kept("ConvTasNet-gLN")
