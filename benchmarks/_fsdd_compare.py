@@ -1,205 +1,333 @@
-"""Prune the dense model of the FSDD benchmark by several criteria to the same share of its MACs."""
+"""Prune a dense model of the FSDD benchmark by many criteria to the same share of its MACs."""
 
 from __future__ import annotations
 
-import copy
+import functools
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import _fsdd_dense as dense
 import torch
-import torch_pruning as tp
+from _fsdd_baselines import (
+    BASELINES,
+    Baselines,
+    Gradients,
+    Scores,
+    UnreachableError,
+    best_ratio,
+    gradients_of,
+)
+from _fsdd_gates import METHODS, Search, prune_by_gates
 from _records import Records, by_pair, environment, scores
 from torch import Tensor, nn
 
-from sepprune_tp import (
-    Budget,
-    GateSet,
-    SepPruneImportance,
-    SepPrunePruner,
-    learn_gates,
-    profile,
-)
-from sepprune_tp.evaluate import Evaluation, evaluate
-from sepprune_tp.losses import pit_neg_si_sdr
+from sepprune_tp import load_pruned, profile, save_pruned
+from sepprune_tp.evaluate import evaluate
 from sepprune_tp.mixtures import MixtureDataset, batches
-from sepprune_tp.recovery import finetune
+from sepprune_tp.recovery import finetune, fingerprint
 
-__all__ = ["Comparison"]
+__all__ = ["CRITERIA", "Comparison", "Settings", "UnreachableError", "WaitingError", "contenders"]
 
-BISECTIONS = 12  # of the pruning ratio: finer than one channel of the model
-TAYLOR_BATCHES = 16
-SEARCH_BATCH, SEARCH_SECONDS = 4, 1.0
+CRITERIA = [*METHODS, *BASELINES]
+FIRST_SEED = 0  # every baseline is recovered on this one
+RECOVERY = {"batch_size": 8, "schedule": "cosine", "precision": "bf16-mixed"}
+
+Record = dict[str, Any]
+
+
+class WaitingError(RuntimeError):
+    """Something that another run has to do first."""
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What a run of the comparison may choose.
+
+    Attributes:
+        search_steps: Of a search for gates.
+        search_batch: Mixtures in a step of it.
+        search_seconds: Length of those mixtures.
+        gradient_mixtures: Training mixtures of 2 s that Taylor and Hessian see.
+        recovery_steps: Of every model that is recovered, at batch 8 x 2 s.
+        recover_margin: In dB: baselines this close to the best after recovery on the first seed
+            are recovered on the others.
+        recover_least: As many at least.
+        screen: In dB: baselines further than this from the best before recovery are not recovered.
+    """
+
+    search_steps: int = 500
+    search_batch: int = 1
+    search_seconds: float = 2.0
+    gradient_mixtures: int = 128
+    recovery_steps: int = 120
+    recover_margin: float = 0.3
+    recover_least: int = 3
+    screen: float = float("inf")
+
+    def of(self, criterion: str) -> Record:
+        """Those that matter to the choice of channels."""
+        if criterion in METHODS:
+            names = ("search_steps", "search_batch", "search_seconds")
+        elif _needs_gradients(criterion):
+            names = ("gradient_mixtures",)
+        else:
+            names = ()
+        return {name: value for name, value in asdict(self).items() if name in names}
+
+
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """What all criteria share, so that only the choice of channels differs.
 
     Attributes:
-        data: Folder of the recordings.
+        name: Class of the dense model.
         model: The dense model.
+        data: Folder of the recordings.
         test: Mixtures that everything is scored on.
         records: Where results go.
-        search_steps: Of our gates, at batch 4 x 1 s.
-        recovery_steps: Of every pruned model, at batch 8 x 2 s.
+        models: Folder of the pruned and recovered models.
+        settings: What was chosen.
         common: Fields of every record (hashes of data and weights...).
     """
 
-    data: Path
+    name: str
     model: nn.Module
+    data: Path
     test: MixtureDataset
     records: Records
-    search_steps: int
-    recovery_steps: int
-    common: dict[str, Any]
+    models: Path
+    settings: Settings
+    common: Record
 
-    def run(self, criterion: str, budget: float, seed: int) -> None:
-        """Prune, score, recover, score, and write both records; nothing if they are there."""
+    # -- steps ------------------------------------------------------------------------------------
+
+    def score_dense(self) -> None:
+        """Score the dense model, by pair of speakers too, unless that is there."""
+        if not self._find(stage="dense"):
+            key = {"criterion": "none", "budget": 1.0, "seed": 0}
+            self.records.replace(self._record(key, "dense", self.model, 0.0, {}))
+
+    def prune(self, criterion: str, budget: float, seed: int, again: bool = False) -> Record:
+        """Prune, score, keep the model and write the record; nothing if that is there.
+
+        Args:
+            criterion: One of ``CRITERIA``.
+            budget: Share of the MACs to keep.
+            seed: Of mixtures and scores.
+            again: Choose channels anew even so.
+
+        Raises:
+            UnreachableError: If the criterion cannot meet the budget.
+        """
         key = {"criterion": criterion, "budget": budget, "seed": seed}
-        if len(self.records.find(**key, **self.common)) >= 2:
-            return
+        settings = self.settings.of(criterion)
+        found = self._find(**key, stage="pruned", settings=settings)
+        if found and self._path(key, "pruned").exists() and not again:
+            return found[0]
+        seconds = self._gradients(seed).seconds if _needs_gradients(criterion) else 0.0
         began = time.monotonic()
-        model = copy.deepcopy(self.model)
-        train = dense.train_set(self.data, seed=100 + seed)
-        if criterion == "sepprune":
-            model, details = prune_by_gates(
-                model, self.example(), self.search_batches(seed), budget, seed, self.search_steps
+        choose = self._by_gates if criterion in METHODS else self._by_importance
+        model, details = choose(criterion, budget, seed)
+        seconds += time.monotonic() - began
+        details |= {"settings": settings, "pruned_sha256": fingerprint(model)}
+        self._save(model, key, "pruned")
+        record = self._record(key, "pruned", model, seconds, details)
+        self.records.replace(record)
+        return record
+
+    def recover(self, criterion: str, budget: float, seed: int) -> Record:
+        """Recover a pruned model, score it, keep it and write the record, unless that is there."""
+        key = {"criterion": criterion, "budget": budget, "seed": seed}
+        pruned = self.prune(criterion, budget, seed)
+        same = {
+            "pruned_sha256": pruned["pruned_sha256"],
+            "recovery_steps": self.settings.recovery_steps,
+        }
+        found = self._find(**key, stage="recovered", **same)
+        if found:
+            return found[0]
+        model = load_pruned(self._path(key, "pruned"))
+        if fingerprint(model) != pruned["pruned_sha256"]:
+            raise RuntimeError(
+                f"{self._path(key, 'pruned')} is not the model of its record: prune with --again"
             )
-        else:
-            model, details = prune_by_ratio(model, self.example(), criterion, budget, train)
-        pruned = self._record(key, "pruned", model, time.monotonic() - began, details)
         began = time.monotonic()
         with dense.fast_global_norm():
             result = finetune(
                 model,
-                train,
+                dense.train_set(self.data, seed=100 + seed),
                 dense.validation_set(self.data, size=32),
-                steps=self.recovery_steps,
-                val_every=max(1, self.recovery_steps // 3),
-                schedule="cosine",
-                precision="bf16-mixed",
+                steps=self.settings.recovery_steps,
+                val_every=max(1, self.settings.recovery_steps // 3),
                 seed=seed,
                 progress=False,
+                **RECOVERY,
             )
-        details = {"recovery_steps": result.steps}
-        recovered = self._record(key, "recovered", model, time.monotonic() - began, details)
-        self.records.replace(pruned, recovered)
+        seconds = time.monotonic() - began
+        self._save(model, key, "recovered")
+        details = {**same, "validation_si_sdr": round(result.si_sdr, 3)}
+        record = self._record(key, "recovered", model, seconds, details)
+        self.records.replace(record)
+        return record
 
-    def score_dense(self) -> None:
-        """Score the dense model, by pair of speakers too, unless that is there."""
-        if not self.records.find(stage="dense", **self.common):
-            key = {"criterion": "none", "budget": 1.0, "seed": 0}
-            self.records.replace(self._record(key, "dense", self.model, 0.0, {}))
+    def to_recover(self, criteria: Sequence[str], budget: float, seed: int) -> list[str]:
+        """Which baselines to recover; what learns gates is always recovered.
 
+        On the first seed every baseline that the screen lets pass; on the others those that came
+        close to the best there.
+
+        Raises:
+            WaitingError: If that is not known yet.
+        """
+        self.records.read()
+        pruned = self._scored(budget, "pruned", criteria)
+        chosen = contenders(pruned, self.settings.screen, self.settings.recover_least)
+        if seed != FIRST_SEED:
+            recovered = self._scored(budget, "recovered", criteria)
+            missing = [c for c in chosen if c not in recovered]
+            if missing or not chosen:
+                raise WaitingError(
+                    f"{len(missing) or 'all'} baselines are to be recovered on seed {FIRST_SEED} "
+                    "first; which to recover on other seeds follows from them"
+                )
+            settings = self.settings
+            chosen = contenders(recovered, settings.recover_margin, settings.recover_least)
+        return [c for c in criteria if c in chosen]
+
+    def _scored(self, budget: float, stage: str, criteria: Sequence[str]) -> dict[str, float]:
+        """SI-SDRi of the baselines on the first seed, by criterion, under the present settings."""
+        found = {}
+        for record in self._find(budget=budget, seed=FIRST_SEED, stage=stage):
+            name = record["criterion"]
+            if name not in criteria or name in METHODS or "pruned_sha256" not in record:
+                continue
+            if stage == "pruned" and record["settings"] != self.settings.of(name):
+                continue
+            if stage == "recovered" and record["recovery_steps"] != self.settings.recovery_steps:
+                continue
+            found[name] = float(record["si_sdri"])
+        return found
+
+    # -- choosing channels ------------------------------------------------------------------------
+
+    def _by_gates(self, criterion: str, budget: float, seed: int) -> tuple[nn.Module, Record]:
+        train = dense.train_set(self.data, seed=200 + seed, seconds=self.settings.search_seconds)
+        drawn = batches(train, self.settings.search_batch, steps=self.settings.search_steps)
+        search = Search(self.model, self.example, list(drawn), budget, seed)
+        return prune_by_gates(criterion, search)
+
+    def _by_importance(self, criterion: str, budget: float, seed: int) -> tuple[nn.Module, Record]:
+        importance, _, mode = criterion.partition("/")
+        if not _varies(criterion):
+            seed = FIRST_SEED
+        scored = self._scores(importance, seed)
+        ratio = best_ratio(self._shares(importance, mode, seed), budget)
+        return self._baselines.prune(mode, scored, ratio), {"pruning_ratio": round(ratio, 6)}
+
+    @functools.cached_property
+    def _baselines(self) -> Baselines:
+        return Baselines(self.model, self.example)
+
+    @functools.cache  # noqa: B019 (one comparison a process)
+    def _gradients(self, seed: int) -> Gradients:
+        train = dense.train_set(self.data, seed=100 + seed)
+        with dense.fast_global_norm():
+            return gradients_of(
+                self.model, batches(train, 1, steps=self.settings.gradient_mixtures)
+            )
+
+    @functools.cache  # noqa: B019
+    def _scores(self, importance: str, seed: int) -> Scores:
+        gradients = self._gradients(seed) if _needs_gradients(importance) else None
+        return self._baselines.scores(importance, seed, gradients)
+
+    @functools.cache  # noqa: B019
+    def _shares(self, importance: str, mode: str, seed: int) -> Any:
+        return self._baselines.shares(mode, self._scores(importance, seed))
+
+    # -- records ----------------------------------------------------------------------------------
+
+    @functools.cached_property
     def example(self) -> Tensor:
         """One second, on which MACs are counted; the same for every model."""
         return torch.zeros(1, self.test.sample_rate)
 
-    def search_batches(self, seed: int) -> list[tuple[Tensor, Tensor]]:
-        """What the gates learn on: as many batches as steps, of training mixtures."""
-        train = dense.train_set(self.data, seed=200 + seed, seconds=SEARCH_SECONDS)
-        return list(batches(train, SEARCH_BATCH, steps=self.search_steps))
+    @functools.cached_property
+    def _dense_macs(self) -> int:
+        return profile(self.model, self.example).macs
+
+    def _find(self, **fields: Any) -> list[Record]:
+        return self.records.find(**fields, **self.common)
+
+    def _path(self, key: Record, stage: str) -> Path:
+        criterion = str(key["criterion"]).replace("/", "-")
+        name = f"{self.name}_{criterion}_{key['budget']}_{key['seed']}_{stage}.safetensors"
+        return self.models / name
+
+    def _save(self, model: nn.Module, key: Record, stage: str) -> None:
+        path = self._path(key, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_pruned(model, path)
 
     def _record(
-        self,
-        key: dict[str, Any],
-        stage: str,
-        model: nn.Module,
-        seconds: float,
-        details: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Score a model."""
-        evaluation = self._evaluate(model)
-        cost = profile(model, self.example())
-        whole = profile(self.model, self.example())
+        self, key: Record, stage: str, model: nn.Module, seconds: float, details: Record
+    ) -> Record:
+        """Score a model, or take over the scores of one with the same weights."""
+        same = {"stage": stage, "pruned_sha256": details.get("pruned_sha256")}
+        twins = self._find(**same) if stage == "pruned" else []
+        if twins:
+            names = ("si_sdri", "sdri", "si_sdri_std_mixtures", "by_pair")
+            scored = {name: twins[0][name] for name in names}
+        else:
+            with dense.fast_global_norm():
+                rate = self.test.sample_rate
+                evaluation = evaluate(model, self.test, sample_rate=rate, batch_size=10)
+            scored = {
+                **scores(evaluation),
+                "si_sdri_std_mixtures": round(evaluation.std("si_sdri"), 3),
+                "by_pair": by_pair(evaluation, self.test),
+            }
+        cost = profile(model, self.example)
         return {
             "experiment": "fsdd",
-            "model": "ConvTasNet",
+            "model": self.name,
             "data": "fsdd",
             **key,
             "stage": stage,
-            **scores(evaluation),
-            "si_sdri_std_mixtures": round(evaluation.std("si_sdri"), 3),
+            **scored,
             "params": cost.params,
             "macs": cost.macs,
-            "macs_share": round(cost.macs / whole.macs, 4),
+            "macs_share": round(cost.macs / self._dense_macs, 4),
             "seconds": round(seconds, 1),
-            "by_pair": by_pair(evaluation, self.test),
             **details,
             **self.common,
             **environment(),
         }
 
-    def _evaluate(self, model: nn.Module) -> Evaluation:
-        """Score on all test mixtures."""
-        with dense.fast_global_norm():
-            return evaluate(model, self.test, sample_rate=self.test.sample_rate, batch_size=10)
 
+def contenders(scored: Mapping[str, float], margin: float, least: int) -> list[str]:
+    """The best by score: those within a margin of the best, and at least so many.
 
-def prune_by_gates(
-    model: nn.Module,
-    example: Tensor,
-    found: list[tuple[Tensor, Tensor]],
-    budget: float,
-    seed: int,
-    steps: int,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Ours: learn gates under the budget and remove what they close."""
-    gates = GateSet(model, example, scope="separator", kind="budget")
-    limit = Budget(macs=budget)
-    learn_gates(
-        gates, found, pit_neg_si_sdr, budget=limit, steps=steps, lr=0.1, seed=seed, progress=False
-    )
-    kept = {name: f"{int(mask.sum())}/{len(mask)}" for name, mask in gates.masks().items()}
-    SepPrunePruner(model, example, importance=SepPruneImportance(gates)).step()
-    return model, {"search_steps": steps, "kept": kept}
-
-
-def prune_by_ratio(
-    model: nn.Module, example: Tensor, criterion: str, budget: float, train: MixtureDataset
-) -> tuple[nn.Module, dict[str, Any]]:
-    """One of torch-pruning's: the smallest ratio that meets the budget, by bisection.
-
-    Channels compete across layers, or only within their layer if the criterion ends in ``/local``.
+    Args:
+        scored: In dB, by criterion.
+        margin: In dB.
+        least: How many at least, as far as there are so many.
     """
-    name, _, scope = criterion.partition("/")
-    gradients = taylor_gradients(model, train) if "Taylor" in criterion else None
-    limit = budget * profile(model, example).macs
-    low, high = 0.0, 1.0  # low keeps too much, high meets the budget
-    best: nn.Module | None = None
-    for _ in range(BISECTIONS):
-        ratio = (low + high) / 2
-        candidate = copy.deepcopy(model)
-        if gradients is not None:
-            for key, parameter in candidate.named_parameters():
-                parameter.grad = gradients[key].clone()
-        importance = getattr(tp.importance, name)()
-        everywhere = scope != "local"
-        SepPrunePruner(
-            candidate, example, importance, pruning_ratio=ratio, global_pruning=everywhere
-        ).step()
-        if profile(candidate, example).macs <= limit:
-            high, best = ratio, candidate
-        else:
-            low = ratio
-    if best is None:
-        raise RuntimeError(f"{criterion} cannot reach {budget:.0%} of the MACs at any ratio.")
-    best.zero_grad(set_to_none=True)
-    return best, {"pruning_ratio": round(high, 5)}
+    ranked = sorted(scored, key=lambda name: -scored[name])
+    return [
+        name
+        for place, name in enumerate(ranked)
+        if place < least or scored[name] >= scored[ranked[0]] - margin
+    ]
 
 
-def taylor_gradients(model: nn.Module, train: MixtureDataset) -> dict[str, Tensor]:
-    """Gradients of the loss, summed over some batches of training mixtures."""
-    model.eval().zero_grad(set_to_none=True)
-    with dense.fast_global_norm():
-        for mixture, sources in batches(train, 8, steps=TAYLOR_BATCHES):
-            pit_neg_si_sdr(model(mixture), sources).backward()
-    gradients = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in model.named_parameters()
-    }
-    model.zero_grad(set_to_none=True)
-    return gradients
+def _needs_gradients(criterion: str) -> bool:
+    return "Taylor" in criterion or "Hessian" in criterion
+
+
+def _varies(criterion: str) -> bool:
+    """Whether a baseline depends on the seed."""
+    return _needs_gradients(criterion) or "Random" in criterion

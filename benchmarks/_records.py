@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import hashlib
 import json
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ from sepprune_tp.mixtures import MixtureDataset
 
 __all__ = ["Records", "by_pair", "data_hash", "environment", "origin", "scores"]
 
-KEYS = ("experiment", "criterion", "budget", "seed", "stage")
+KEYS = ("experiment", "model", "criterion", "budget", "seed", "stage")
 PACKAGES = ("sepprune-tp", "torch", "torch-pruning", "asteroid", "lightning", "fast-bss-eval")
 
 
 class Records:
     """A JSON file that holds a list of records, kept whole at every moment.
+
+    Several processes may write to one file: each reads it again before it adds its own.
 
     Args:
         path: The file.
@@ -34,7 +38,12 @@ class Records:
 
     def __init__(self, path: Path, keys: Sequence[str] = KEYS) -> None:
         self.path, self.keys = path, keys
-        self.items: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        self.items: list[dict[str, Any]] = []
+        self.read()
+
+    def read(self) -> None:
+        """Take over what other processes have written."""
+        self.items = json.loads(self.path.read_text()) if self.path.exists() else []
 
     def find(self, **fields: Any) -> list[dict[str, Any]]:
         """Records with these values."""
@@ -43,9 +52,19 @@ class Records:
     def replace(self, *records: dict[str, Any]) -> None:
         """Put records in the place of those of the same run and stage, and write the file."""
         new = {tuple(record.get(k) for k in self.keys) for record in records}
-        kept = [r for r in self.items if tuple(r.get(k) for k in self.keys) not in new]
-        self.items = [*kept, *records]
-        write_atomically(self.path, json.dumps(self.items, indent=1) + "\n")
+        with self._alone():
+            self.read()
+            kept = [r for r in self.items if tuple(r.get(k) for k in self.keys) not in new]
+            self.items = [*kept, *records]
+            write_atomically(self.path, json.dumps(self.items, indent=1) + "\n")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from writing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+            yield
 
 
 def write_atomically(path: Path, text: str) -> None:

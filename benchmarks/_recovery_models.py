@@ -8,84 +8,101 @@ from pathlib import Path
 import _fsdd_dense as dense
 import torch
 import torch_pruning as tp
-from _fsdd_compare import BISECTIONS, SEARCH_BATCH, SEARCH_SECONDS, prune_by_gates, taylor_gradients
+from _fsdd_baselines import MODES, Baselines, best_ratio, gradients_of
+from _fsdd_compare import Settings
+from _fsdd_gates import METHODS, Search
 from torch import Tensor, nn
 
-from sepprune_tp import SepPrunePruner, profile
+from sepprune_tp import SepPruneImportance, SepPrunePruner
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.mixtures import batches
 
-__all__ = ["CRITERIA", "pruned_model"]
+__all__ = ["pruned_model"]
 
-CRITERIA = ("GroupTaylorImportance", "sepprune")
+Pruned = tuple[nn.Module, KeptChannels]
 
 
 def pruned_model(
+    name: str,
     model: nn.Module,
     data: Path,
     criterion: str,
     budget: float,
     seed: int,
-    search_steps: int,
+    settings: Settings,
     work: Path,
-) -> tuple[nn.Module, KeptChannels]:
-    """Prune a dense model, or read what an earlier run left.
+) -> Pruned:
+    """Prune a dense model as the FSDD comparison does, or read what an earlier run left.
 
     Args:
+        name: Of the dense model.
         model: The dense model; not changed.
         data: Folder of the recordings.
-        criterion: One of ``CRITERIA``.
+        criterion: ``sepprune``, ``paper``, or a torch-pruning importance with its mode.
         budget: Share of the MACs to keep.
         seed: Of mixtures and gates.
-        search_steps: Of the gates.
+        settings: Of the choice of channels.
         work: Where pruned models are kept.
 
     Returns:
         The pruned model and the channels that it kept.
     """
-    path = work / f"{criterion}_{budget}_{seed}_{search_steps}.pt"
+    slug = criterion.replace("/", "-")
+    path = work / f"{name}_{slug}_{budget}_{seed}_{settings.search_steps}.pt"
     if path.exists():
-        found: tuple[nn.Module, KeptChannels] = torch.load(path, weights_only=False)  # our own
+        found: Pruned = torch.load(path, weights_only=False)  # written below
         return found
     example = torch.zeros(1, 8000)
-    if criterion == "sepprune":
-        train = dense.train_set(data, seed=200 + seed, seconds=SEARCH_SECONDS)
-        search = list(batches(train, SEARCH_BATCH, steps=search_steps))
-        pruned = copy.deepcopy(model)
-        kept = KeptChannels(pruned)
-        with dense.fast_global_norm():
-            prune_by_gates(pruned, example, search, budget, seed, search_steps)
-    else:
-        gradients = taylor_gradients(model, dense.train_set(data, seed=100 + seed))
-        pruned, kept = _by_taylor(model, example, gradients, budget)
+    with dense.fast_global_norm():
+        if criterion in METHODS:
+            found = _by_gates(model, example, data, criterion, budget, seed, settings)
+        else:
+            found = _by_ratio(model, example, data, criterion, budget, seed, settings)
     work.mkdir(parents=True, exist_ok=True)
-    torch.save((pruned, kept), path.with_suffix(".tmp"))
+    torch.save(found, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").rename(path)
+    return found
+
+
+def _by_gates(
+    model: nn.Module,
+    example: Tensor,
+    data: Path,
+    criterion: str,
+    budget: float,
+    seed: int,
+    settings: Settings,
+) -> Pruned:
+    train = dense.train_set(data, seed=200 + seed, seconds=settings.search_seconds)
+    given = list(batches(train, settings.search_batch, steps=settings.search_steps))
+    gates = METHODS[criterion](Search(model, example, given, budget, seed))
+    pruned = copy.deepcopy(model)
+    kept = KeptChannels(pruned)
+    SepPrunePruner(pruned, example, importance=SepPruneImportance(gates)).step()
     return pruned, kept
 
 
-def _by_taylor(
-    model: nn.Module, example: Tensor, gradients: dict[str, Tensor], budget: float
-) -> tuple[nn.Module, KeptChannels]:
-    """The smallest global ratio that meets the budget, by bisection."""
-    limit = budget * profile(model, example).macs
-    low, high = 0.0, 1.0
-    best: tuple[nn.Module, KeptChannels] | None = None
-    for _ in range(BISECTIONS):
-        ratio = (low + high) / 2
-        candidate = copy.deepcopy(model)
-        for key, parameter in candidate.named_parameters():
-            parameter.grad = gradients[key].clone()
-        kept = KeptChannels(candidate)
-        importance = tp.importance.GroupTaylorImportance()
-        SepPrunePruner(
-            candidate, example, importance, pruning_ratio=ratio, global_pruning=True
-        ).step()
-        candidate.zero_grad(set_to_none=True)
-        if profile(candidate, example).macs <= limit:
-            high, best = ratio, (candidate, kept)
-        else:
-            low = ratio
-    if best is None:
-        raise RuntimeError(f"Taylor cannot reach {budget:.0%} of the MACs at any ratio.")
-    return best
+def _by_ratio(
+    model: nn.Module,
+    example: Tensor,
+    data: Path,
+    criterion: str,
+    budget: float,
+    seed: int,
+    settings: Settings,
+) -> Pruned:
+    importance, _, mode = criterion.partition("/")
+    train = dense.train_set(data, seed=100 + seed)
+    gradients = gradients_of(model, batches(train, 1, steps=settings.gradient_mixtures))
+    baselines = Baselines(model, example)
+    found = baselines.scores(importance, seed, gradients)
+    ratio = best_ratio(baselines.shares(mode, found), budget)
+    pruned = copy.deepcopy(model)
+    named = gradients.mean_square if "Hessian" in importance else gradients.mean
+    for key, parameter in pruned.named_parameters():
+        parameter.grad = named[key].clone()
+    kept = KeptChannels(pruned)
+    scorer = getattr(tp.importance, importance)()
+    SepPrunePruner(pruned, example, scorer, pruning_ratio=ratio, **MODES[mode]).step()
+    pruned.zero_grad(set_to_none=True)
+    return pruned, kept

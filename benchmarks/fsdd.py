@@ -1,7 +1,8 @@
 """Separators on mixtures of real speech (Free Spoken Digit Dataset): train, prune, compare.
 
 ``python benchmarks/fsdd.py train`` trains a dense model, about an hour on one thread.
-``python benchmarks/fsdd.py compare`` prunes it by our criterion, magnitude and Taylor.
+``python benchmarks/fsdd.py compare`` prunes dense models by our criterion, the paper's and
+torch-pruning's, and recovers them. ``python benchmarks/fsdd.py table`` writes the page again.
 """
 
 from __future__ import annotations
@@ -9,23 +10,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import _fsdd_dense as dense
 import typer
-from _fsdd_table import page
+from _fsdd_table import by_gates, page
 from _records import Records, data_hash, write_atomically
 
 ROOT = Path(__file__).resolve().parent
 DATA = ROOT.parent.parent / "shared" / "fsdd"
 CHECKPOINTS = ROOT / "checkpoints"
-WEIGHTS = CHECKPOINTS / "fsdd_convtasnet.safetensors"
 RESULTS = ROOT / "results"
 WORK = ROOT.parent / "runs" / "fsdd"
 
 BUDGETS, SEEDS = [0.5, 0.25], [0, 1, 2]
-CHOICE = "sepprune, or a torch-pruning importance; with /local, by layer."
-CRITERIA = ["sepprune", "GroupMagnitudeImportance", "GroupTaylorImportance"]
+MODELS = list(dense.MODELS)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -63,38 +62,100 @@ def train(
 @app.command()
 def compare(
     data: DataOption = DATA,
-    weights: Annotated[Path, typer.Option(help="The trained dense model.")] = WEIGHTS,
-    results: Annotated[Path, typer.Option(help="Folder for fsdd.json and fsdd.md.")] = RESULTS,
+    model: Annotated[list[str], typer.Option(help="Dense models that are trained.")] = MODELS,
+    checkpoints: Annotated[Path, typer.Option(help="Where they are.")] = CHECKPOINTS,
+    results: Annotated[Path, typer.Option(help="Folder of the records and the page.")] = RESULTS,
+    work: Annotated[Path, typer.Option(help="Where pruned models go, in models/.")] = WORK,
     budget: Annotated[list[float], typer.Option(help="Share of the MACs to keep.")] = BUDGETS,
     seed: Annotated[list[int], typer.Option(help="Of mixtures, gates and recovery.")] = SEEDS,
-    criterion: Annotated[list[str], typer.Option(help=CHOICE)] = CRITERIA,
-    search_steps: Annotated[int, typer.Option(help="Of our gates.")] = 250,
-    recovery_steps: Annotated[int, typer.Option(help="Of every pruned model.")] = 120,
+    criterion: Annotated[
+        list[str] | None, typer.Option(help="Default: ours, the paper's, all baselines.")
+    ] = None,
     mixtures: Annotated[int, typer.Option(help="Test mixtures.")] = 150,
+    search_steps: Annotated[int, typer.Option(help="Of every search for gates.")] = 500,
+    search_batch: Annotated[int, typer.Option(help="Mixtures in a step of it.")] = 1,
+    search_seconds: Annotated[float, typer.Option(help="Length of those mixtures.")] = 2.0,
+    gradient_mixtures: Annotated[int, typer.Option(help="That Taylor and Hessian see.")] = 128,
+    recovery_steps: Annotated[int, typer.Option(help="Batches of 8 x 2 s; 0: none.")] = 120,
+    recover_margin: Annotated[
+        float, typer.Option(help="Recover on later seeds what comes so close on the first (dB).")
+    ] = 0.3,
+    recover_least: Annotated[int, typer.Option(help="Baselines to recover at least.")] = 3,
+    screen: Annotated[
+        float, typer.Option(help="Recover only what comes so close before recovery (dB).")
+    ] = float("inf"),
+    again: Annotated[bool, typer.Option(help="Choose channels anew, whatever is there.")] = False,
 ) -> None:
-    """Prune and recover by every criterion, budget and seed; finished runs are not repeated."""
-    from _fsdd_compare import Comparison
+    """Prune and recover by every criterion, budget and seed; finished runs are not repeated.
 
-    records = Records(results / "fsdd.json")
-    model, _ = dense.load(weights)
-    test = dense.test_set(data, mixtures)
-    common = {
-        "test_mixtures": mixtures,
-        "test_seconds": dense.TEST_SECONDS,
-        "data_sha256": data_hash(data),
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    }
-    comparison = Comparison(data, model, test, records, search_steps, recovery_steps, common)
-    comparison.score_dense()
-    for chosen in itertools.product(seed, budget, criterion):
-        comparison.run(chosen[2], chosen[1], chosen[0])
-        for record in records.find(seed=chosen[0], budget=chosen[1], criterion=chosen[2]):
-            typer.echo(
-                f"{record['criterion']} {record['budget']} seed {record['seed']} "
-                f"{record['stage']}: SI-SDRi {record['si_sdri']:.2f} dB, "
-                f"{record['macs_share']:.1%} of the MACs, {record['seconds']:.0f} s"
-            )
-        write_atomically(results / "fsdd.md", page(records.find(**common)))
+    Runs for different models or seeds may go on at the same time. Which baselines to recover on
+    later seeds follows from the first one.
+    """
+    from _fsdd_compare import CRITERIA, Comparison, Settings, UnreachableError, WaitingError
+
+    settings = Settings(
+        search_steps,
+        search_batch,
+        search_seconds,
+        gradient_mixtures,
+        recovery_steps,
+        recover_margin,
+        recover_least,
+        screen,
+    )
+    criteria = criterion or CRITERIA
+    if unknown := [name for name in criteria if name not in CRITERIA]:
+        raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(CRITERIA)}")
+    test, recordings = dense.test_set(data, mixtures), data_hash(data)
+    for name in model:
+        weights = checkpoints / f"fsdd_{name.lower()}.safetensors"
+        trained, _ = dense.load(weights)
+        records = Records(results / f"fsdd_{name.lower()}.json")
+        common = {
+            "test_mixtures": mixtures,
+            "test_seconds": dense.TEST_SECONDS,
+            "data_sha256": recordings,
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
+        comparison = Comparison(
+            name, trained, data, test, records, work / "models", settings, common
+        )
+        comparison.score_dense()
+        for seed_, share, criterion_ in itertools.product(seed, budget, criteria):
+            try:
+                _say(comparison.prune(criterion_, share, seed_, again))
+            except UnreachableError as error:
+                typer.echo(f"{name} {criterion_} {share} seed {seed_}: {error}")
+        table(results)
+        for seed_, share in itertools.product(sorted(seed), budget if recovery_steps else []):
+            try:
+                for criterion_ in filter(by_gates, criteria):
+                    _say(comparison.recover(criterion_, share, seed_))
+                for criterion_ in comparison.to_recover(criteria, share, seed_):
+                    _say(comparison.recover(criterion_, share, seed_))
+            except WaitingError as error:
+                typer.echo(f"{name} {share} seed {seed_}: {error}")
+            table(results)
+
+
+@app.command()
+def table(
+    results: Annotated[Path, typer.Option(help="Folder of the records and the page.")] = RESULTS,
+) -> None:
+    """Write fsdd.md from the records."""
+    paths = [results / f"fsdd_{name.lower()}.json" for name in MODELS]
+    records = [record for path in paths if path.exists() for record in Records(path).items]
+    if not records:
+        raise typer.BadParameter(f"there are no records in {results}")
+    write_atomically(results / "fsdd.md", page(records))
+
+
+def _say(record: dict[str, Any]) -> None:
+    typer.echo(
+        f"{record['model']} {record['criterion']} {record['budget']} seed {record['seed']} "
+        f"{record['stage']}: SI-SDRi {record['si_sdri']:.2f} dB, "
+        f"{record['macs_share']:.1%} of the MACs, {record['seconds']:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from typing import Annotated, Any
 
 import _fsdd_dense as dense
 import typer
+from _fsdd_compare import Settings
 from _records import Records, data_hash, environment, scores, write_atomically
-from _recovery_models import CRITERIA, pruned_model
+from _recovery_models import pruned_model
 from _recovery_table import page
-from fsdd import DATA, RESULTS, ROOT, WEIGHTS
+from fsdd import CHECKPOINTS, DATA, RESULTS, ROOT
 from torch import nn
 
 from sepprune_tp.distillation import Distillation
@@ -32,7 +33,8 @@ from sepprune_tp.reconstruction import reconstruct
 from sepprune_tp.recovery import finetune
 
 WORK = ROOT.parent / "runs" / "recovery"
-KEYS = ("experiment", "criterion", "budget", "seed", "method")
+CRITERIA = ["GroupTaylorImportance", "sepprune"]
+KEYS = ("experiment", "model", "criterion", "budget", "seed", "method")
 FIT_BATCHES, FIT_SIZE = 8, 4  # of 2 s
 FEATURES = ["masker"]
 
@@ -124,19 +126,21 @@ def score(model: nn.Module, test: MixtureDataset) -> dict[str, float]:
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder that holds recordings/.")] = DATA,
-    weights: Annotated[Path, typer.Option(help="The trained dense model.")] = WEIGHTS,
+    name: Annotated[str, typer.Option("--model", help="A trained model.")] = "ConvTasNet",
     results: Annotated[Path, typer.Option(help="Folder for recovery.json and .md.")] = RESULTS,
     work: Annotated[Path, typer.Option(help="Where pruned models are kept.")] = WORK,
     budget: Annotated[list[float], typer.Option(help="Share of the MACs.")] = [0.5, 0.25],  # noqa: B006
-    criterion: Annotated[list[str], typer.Option(help=", ".join(CRITERIA))] = list(CRITERIA),  # noqa: B006
+    criterion: Annotated[list[str], typer.Option(help="As of fsdd.py compare.")] = CRITERIA,
     method: Annotated[list[str] | None, typer.Option(help="Default: all.")] = None,
     seed: Annotated[list[int], typer.Option(help="Of mixtures and gates.")] = [0, 1, 2],  # noqa: B006
     steps: Annotated[int, typer.Option(help="Of training, at batch 8 x 2 s.")] = 120,
-    search_steps: Annotated[int, typer.Option(help="Of our gates.")] = 250,
+    search_steps: Annotated[int, typer.Option(help="Of our gates.")] = 500,
     mixtures: Annotated[int, typer.Option(help="Test mixtures.")] = 150,
 ) -> None:
     """Run what is missing and write the table."""
+    weights = CHECKPOINTS / f"fsdd_{name.lower()}.safetensors"
     model, _ = dense.load(weights)
+    settings = Settings(search_steps=search_steps)
     test = dense.test_set(data, mixtures)
     records = Records(results / "recovery.json", KEYS)
     common = {
@@ -145,33 +149,33 @@ def main(
         "data_sha256": data_hash(data),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
-    base = {"experiment": "recovery", "model": "ConvTasNet", "data": "fsdd"}
+    base = {"experiment": "recovery", "model": name, "data": "fsdd"}
     whole = {"criterion": "none", "budget": 1.0, "seed": 0, "method": "dense"}
-    if not records.find(**whole, **common):
+    if not records.find(**base, **whole, **common):
         record = {**base, **whole, "stage": "dense", **score(model, test), "seconds": 0.0}
         records.replace({**record, **common, **environment()})
-    for s, b, c, name in itertools.product(seed, budget, criterion, method or list(METHODS)):
-        key = {"criterion": c, "budget": b, "seed": s, "method": name}
-        trained = {"steps": steps if METHODS[name].loss else 0}
-        if records.find(**key, **trained, **common):
+    for s, b, c, way in itertools.product(seed, budget, criterion, method or list(METHODS)):
+        key = {"criterion": c, "budget": b, "seed": s, "method": way}
+        trained = {"steps": steps if METHODS[way].loss else 0}
+        if records.find(**base, **key, **trained, **common):
             continue
-        pruned, kept = pruned_model(model, data, c, b, s, search_steps, work)
+        pruned, kept = pruned_model(name, model, data, c, b, s, settings, work)
         recovered, began = copy.deepcopy(pruned), time.monotonic()
-        apply(METHODS[name], recovered, model, kept, data, steps, s)
+        apply(METHODS[way], recovered, model, kept, data, steps, s)
         record = {
             **base,
             **key,
-            "stage": "pruned" if name == "none" else "recovered",
+            "stage": "pruned" if way == "none" else "recovered",
             "seconds": round(time.monotonic() - began, 1),
             **score(recovered, test),
-            "lr": METHODS[name].lr if METHODS[name].loss else None,
+            "lr": METHODS[way].lr if METHODS[way].loss else None,
             **trained,
             **common,
             **environment(),
         }
         records.replace(record)
-        write_atomically(results / "recovery.md", page(records.find(**common), list(METHODS)))
-        typer.echo(f"{c} {b} seed {s}, {name}: {record['si_sdri']} dB, {record['seconds']} s")
+        write_atomically(results / "recovery.md", page(records.items, list(METHODS)))
+        typer.echo(f"{c} {b} seed {s}, {way}: {record['si_sdri']} dB, {record['seconds']} s")
 
 
 if __name__ == "__main__":

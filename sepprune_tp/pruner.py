@@ -16,6 +16,7 @@ from .graph import ChannelGraph, ChannelGroup, Scope, channel_graph, is_lent
 from .importance import SepPruneImportance
 from .layers import rule_of
 from .layers.composite import hosts_in, named_layers, parts_of
+from .scoring import seen_by
 
 __all__ = ["SepPrunePruner", "install"]
 
@@ -27,7 +28,7 @@ class SepPrunePruner(BasePruner):
 
     With :class:`SepPruneImportance` and no ``pruning_ratio`` it removes what the masks close; with
     a ``pruning_ratio`` it ranks by score as torch-pruning does. Any other importance runs on the
-    same graph, as a baseline.
+    same graph, as a baseline; torch-pruning's then score recurrent weights too.
 
     Example:
         >>> import torch, torch_pruning as tp
@@ -96,6 +97,17 @@ class SepPrunePruner(BasePruner):
         """The channel graph of the model."""
         graph: ChannelGraph = self.DG
         return graph
+
+    def estimate_importance(self, group: ChannelGroup) -> Any:
+        """Score a group, recurrent weights included.
+
+        Args:
+            group: A group of the graph with all of its channels.
+
+        Returns:
+            A score for each channel of its root, shape (len(root idxs),); None if there is none.
+        """
+        return self.importance(seen_by(self.importance, group))
 
     def _prune(self) -> Iterator[ChannelGroup]:
         if self._by_masks:

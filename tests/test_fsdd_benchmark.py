@@ -1,4 +1,4 @@
-"""The FSDD benchmark's own parts: the faster norm is the same norm, records and tables are true."""
+"""The FSDD benchmark's own parts: same norm, true records and tables, a run of it in small."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,15 +18,19 @@ if not BENCHMARKS.is_dir():
 sys.path.append(str(BENCHMARKS))
 
 import _fsdd_dense as dense  # noqa: E402
-from _fsdd_table import page  # noqa: E402
+from _fsdd_compare import Comparison, Settings, WaitingError, contenders  # noqa: E402
+from _fsdd_table import best_baseline, page  # noqa: E402
 from _records import Records  # noqa: E402
 
+from sepprune_tp import load_pruned, profile  # noqa: E402
 from sepprune_tp.errors import CheckpointError  # noqa: E402
+from sepprune_tp.recovery import fingerprint  # noqa: E402
 
 
 def record(stage: str, seed: int, si_sdri: float, criterion: str = "sepprune") -> dict[str, Any]:
     return {
         "experiment": "fsdd",
+        "model": "ConvTasNet",
         "criterion": criterion,
         "budget": 1.0 if stage == "dense" else 0.5,
         "seed": seed,
@@ -91,12 +96,146 @@ def test_records_replace_those_of_the_same_run(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == records.items
 
 
-def test_page_states_means_and_spreads() -> None:
-    runs = [record("dense", 0, 8.0, "none")]
+def test_processes_do_not_lose_each_others_records(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    one, other = Records(path), Records(path)
+    one.replace(record("dense", 0, 8.0))
+    other.replace(record("pruned", 0, 5.0))
+    one.replace(record("pruned", 1, 6.0))
+    assert [r["si_sdri"] for r in Records(path).items] == [8.0, 5.0, 6.0]
+    assert len(other.items) == 2
+    other.read()
+    assert len(other.items) == 3
+
+
+def runs() -> list[dict[str, Any]]:
+    found = [record("dense", 0, 8.0, "none")]
     for seed, value in ((0, 5.0), (1, 7.0)):
-        runs += [record("pruned", seed, value), record("recovered", seed, value + 1)]
-    text = page(runs)
+        found += [record("pruned", seed, value), record("recovered", seed, value + 1)]
+        found.append(record("pruned", seed, value - 2.0, "LAMPImportance/local"))
+        found.append(record("pruned", seed, value - 1.5, "RandomImportance"))
+        found.append(record("pruned", seed, value + 3, "paper"))
+        found.append(record("recovered", seed, value + 0.75, "LAMPImportance/local"))
+    found.append(record("recovered", 0, 7.5, "RandomImportance"))
+    for one in found:
+        if one["stage"] == "recovered":
+            one["recovery_steps"] = 7
+    return found
+
+
+def test_page_states_means_and_spreads() -> None:
+    text = page(runs())
     assert "Dense: 8.00 dB SI-SDRi, 8.25 dB SDRi, 1,000 parameters, 2.0 M MACs" in text
     row = "| 50% | sepprune | 2 | 6.00 ± 1.41 | 7.00 ± 1.41 | 7.25 ± 1.41 | 1,000 | 49.9% | 3 | 3 |"
     assert row in text
-    assert "| a + b | 4.50 | 7 |" in text
+    assert "| 50% | RandomImportance | 2/1 | 4.50 ± 1.41 | 7.50 | 7.75 |" in text
+    assert "recovery of 7 steps" in text
+    assert "a + b 4.50 (7)" in text
+
+
+def test_page_says_whether_the_targets_are_met() -> None:
+    text = page(runs())
+    met = "| 50% | sepprune | pruned | 6.00 | 4.50 (RandomImportance) | +1.50 | 1.5 | met |"
+    assert met in text
+    # recovered on one seed only, RandomImportance is no contender, nor is the paper's rule
+    missed = "7.00 | 6.75 (LAMPImportance/local) | +0.25 | 0.3 | missed by 0.05 |"
+    assert missed in text
+
+
+def test_page_leaves_out_what_is_of_other_weights() -> None:
+    found = runs()
+    for one in found:
+        one["weights_sha256"] = "new"
+    old = {**record("pruned", 2, 99.0, "FPGMImportance"), "weights_sha256": "old"}
+    assert "FPGMImportance" not in page([*found, old])
+    assert "FPGMImportance" in page([*found, {**old, "weights_sha256": "new"}])
+
+
+def test_best_baseline_has_every_seed() -> None:
+    assert best_baseline(runs(), 0.5, "pruned") == ("RandomImportance", 4.5)
+    assert best_baseline(runs(), 0.5, "recovered") == ("LAMPImportance/local", 6.75)
+    assert best_baseline(runs(), 0.25, "pruned") is None
+
+
+def test_contenders_are_close_to_the_best_and_enough() -> None:
+    scored = {"a": 1.0, "b": 5.0, "c": 4.8, "d": 4.0}
+    assert contenders(scored, 0.3, 1) == ["b", "c"]
+    assert contenders(scored, 0.3, 3) == ["b", "c", "d"]
+    assert contenders(scored, float("inf"), 0) == ["b", "c", "d", "a"]
+    assert contenders({}, 0.3, 3) == []
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in the layout of the data set."""
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("lightning")
+    pytest.importorskip("fast_bss_eval")
+    folder = tmp_path_factory.mktemp("fsdd")
+    (folder / "recordings").mkdir()
+    noise = np.random.default_rng(0)
+    for speaker in ("anna", "bela"):
+        for index in (0, 1, 5, 6, 8, 9):
+            path = folder / "recordings" / f"0_{speaker}_{index}.wav"
+            soundfile.write(path, 0.1 * noise.standard_normal(9000), 8000)
+    return folder
+
+
+def comparison(recordings: Path, folder: Path, **settings: Any) -> Comparison:
+    sizes = {"n_filters": 8, "bn_chan": 12, "hid_chan": 16, "skip_chan": 6}
+    model = dense.build("ConvTasNet", **sizes, n_blocks=2, n_repeats=1).eval()
+    given = {"search_steps": 2, "search_seconds": 0.5, "gradient_mixtures": 2, "recovery_steps": 1}
+    return Comparison(
+        "ConvTasNet",
+        model,
+        recordings,
+        dense.test_set(recordings, 2),
+        Records(folder / "records.json"),
+        folder / "models",
+        Settings(**{**given, **settings}),
+        {"weights_sha256": "w"},
+    )
+
+
+def test_a_run_in_small(recordings: Path, tmp_path: Path) -> None:
+    run = comparison(recordings, tmp_path, recover_least=1, recover_margin=0.0)
+    run.score_dense()
+    magnitude, taylor = "GroupMagnitudeImportance", "GroupTaylorImportance/local"
+    criteria = ["sepprune", "paper", magnitude, taylor]
+    for criterion in criteria:
+        run.prune(criterion, 0.5, 0)
+    with pytest.raises(WaitingError, match="2 baselines"):
+        run.to_recover(criteria, 0.5, 1)
+    assert run.to_recover(criteria, 0.5, 0) == [magnitude, taylor]
+    recovered = {c: run.recover(c, 0.5, 0) for c in criteria}
+    better = max((magnitude, taylor), key=lambda c: recovered[c]["si_sdri"])
+    assert run.to_recover(criteria, 0.5, 1) == [better]
+    written = run.records.items
+    assert [r["stage"] for r in written] == ["dense", *["pruned"] * 4, *["recovered"] * 4]
+    for one in written[1:]:
+        assert one["macs_share"] <= 0.5
+        name = f"ConvTasNet_{one['criterion'].replace('/', '-')}_0.5_0_{one['stage']}.safetensors"
+        model = load_pruned(tmp_path / "models" / name)
+        assert profile(model, run.example).macs == one["macs"]
+        same = fingerprint(model) == one["pruned_sha256"]
+        assert same == (one["stage"] == "pruned")  # recovery changes the weights
+    assert len({one["pruned_sha256"] for one in written[1:]}) == 4
+
+    marked = [{**one, "mark": place} for place, one in enumerate(written)]
+    (tmp_path / "records.json").write_text(json.dumps(marked))
+    resumed = comparison(recordings, tmp_path)
+    resumed.score_dense()
+    for criterion in criteria:
+        resumed.recover(criterion, 0.5, 0)
+    assert Records(tmp_path / "records.json").items == marked  # nothing was done again
+    folder = tmp_path / "models"
+    (folder / f"ConvTasNet_{magnitude}_0.5_0_recovered.safetensors").rename(
+        folder / f"ConvTasNet_{magnitude}_0.5_0_pruned.safetensors"
+    )
+    with pytest.raises(RuntimeError, match="not the model of its record"):
+        comparison(recordings, tmp_path, recovery_steps=2).recover(magnitude, 0.5, 0)
+    # a criterion without randomness is scored once for all seeds
+    second = resumed.prune(magnitude, 0.5, 1)
+    assert second["pruned_sha256"] == recovered[magnitude]["pruned_sha256"]
+    other = comparison(recordings, tmp_path, search_steps=3)
+    assert other.prune("sepprune", 0.5, 0)["settings"]["search_steps"] == 3

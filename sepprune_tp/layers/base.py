@@ -13,6 +13,7 @@ from torch_pruning.pruner.function import BasePruningFunc
 
 if TYPE_CHECKING:
     from .regression import Regression
+    from .unit_weights import LinearView
 
 __all__ = ["Count", "GatedCall", "LayerRule", "Side", "masked", "swapped_parameters"]
 
@@ -87,6 +88,10 @@ class LayerRule(ABC):
     def parameters(self, module: nn.Module) -> list[nn.Parameter]:
         """The parameters that this rule cuts and counts."""
         return list(module.parameters())
+
+    def linear_views(self, module: nn.Module, side: Side) -> list[LinearView]:
+        """The weights of one side as linear layers, if torch-pruning's importances need them so."""
+        return []
 
     # -- labels -----------------------------------------------------------------------------------
 

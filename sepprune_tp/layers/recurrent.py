@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
 from ..errors import GraphError
-from .base import Count, GatedCall, LayerRule, masked
+from .base import Count, GatedCall, LayerRule, Side, masked
 from .recurrent_regression import RecurrentRegression
 from .regression import Regression
+from .unit_weights import LinearView, recurrent_views
 
 __all__ = ["RecurrentPruner", "RecurrentRule"]
 
@@ -107,6 +108,9 @@ class RecurrentRule(LayerRule):
         if module.proj_size:
             return f"an LSTM with proj_size={module.proj_size}: outputs are not its hidden units"
         return None
+
+    def linear_views(self, module: Any, side: Side) -> list[LinearView]:
+        return recurrent_views(module, side, _gates(module))
 
     def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 1

@@ -1,0 +1,72 @@
+"""The criteria of the FSDD benchmark that learn gates: ours and the paper's, by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sepprune_tp import Budget, GateSet, SepPruneImportance, SepPrunePruner, learn_gates
+from sepprune_tp.losses import pit_neg_si_sdr
+
+__all__ = ["METHODS", "Search", "prune_by_gates"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What every method is given.
+
+    Attributes:
+        model: The dense model.
+        example: What it is called with; MACs are of this input.
+        batches: As many batches of training mixtures as steps.
+        budget: Share of the MACs to keep.
+        seed: Of the search.
+    """
+
+    model: nn.Module
+    example: Tensor
+    batches: list[tuple[Tensor, Tensor]]
+    budget: float
+    seed: int
+
+
+def _ours(search: Search) -> GateSet:
+    """The default of the package."""
+    return _learned(search, "budget")
+
+
+def _paper(search: Search) -> GateSet:
+    """The published rule; its scores ranked to the budget, because it knows none."""
+    return _learned(search, "gumbel")
+
+
+METHODS: dict[str, Callable[[Search], GateSet]] = {"sepprune": _ours, "paper": _paper}
+"""Name of a criterion to what learns its gates and sets their masks."""
+
+
+def prune_by_gates(criterion: str, search: Search) -> tuple[nn.Module, dict[str, Any]]:
+    """A pruned copy of the model, and what to record of the masks."""
+    gates = METHODS[criterion](search)
+    kept = {name: f"{int(mask.sum())}/{len(mask)}" for name, mask in gates.masks().items()}
+    model = copy.deepcopy(search.model)
+    importance = SepPruneImportance(gates)
+    SepPrunePruner(model, search.example, importance=importance).step()
+    return model, {"kept": kept}
+
+
+def _learned(search: Search, kind: str) -> GateSet:
+    gates = GateSet(search.model, search.example, scope="separator", kind=kind)
+    learn_gates(
+        gates,
+        search.batches,
+        pit_neg_si_sdr,
+        budget=Budget(macs=search.budget),
+        steps=len(search.batches),
+        seed=search.seed,
+        progress=False,
+    )
+    return gates
