@@ -156,7 +156,9 @@ class Lockstep:
             stack.enter_context(_as_is(self._pruned))
             for layer in self._layers:
                 hook = _Before(layer, reached)
-                stack.callback(layer.pruned.register_forward_pre_hook(hook).remove)
+                stack.callback(
+                    layer.pruned.register_forward_pre_hook(hook, with_kwargs=True).remove
+                )
             self._pruned(mixture)
 
     def _watch(self, mixture: Tensor, with_inputs: bool) -> None:
@@ -180,7 +182,7 @@ class Lockstep:
             stack.enter_context(_as_is(self._dense))
             for layer in self._layers:
                 hook = _Behind(layer, gave)
-                stack.callback(layer.dense.register_forward_hook(hook).remove)
+                stack.callback(layer.dense.register_forward_hook(hook, with_kwargs=True).remove)
             self._dense(mixture)
 
 
@@ -190,8 +192,8 @@ class _Behind:
     def __init__(self, layer: _Layer, tell: Callable[[_Layer, Tensor, Tensor], None]) -> None:
         self._layer, self._tell = layer, tell
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if _readable(args):
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if _readable(args, kwargs):
             self._tell(self._layer, args[0], self._layer.rule.output(output))
 
 
@@ -201,14 +203,21 @@ class _Before:
     def __init__(self, layer: _Layer, tell: Callable[[_Layer, Tensor], None]) -> None:
         self._layer, self._tell = layer, tell
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if _readable(args):
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if _readable(args, kwargs):
             self._tell(self._layer, args[0])
 
 
-def _readable(args: tuple[Any, ...]) -> bool:
-    """Whether the input is a tensor, and a recurrent layer starts from zeros."""
-    return bool(args) and isinstance(args[0], Tensor) and all(a is None for a in args[1:2])
+def _readable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the input is a tensor, and the only one: a recurrent layer starts from zeros."""
+    others = [*args[1:], *kwargs.values()]
+    return bool(args) and isinstance(args[0], Tensor) and not any(map(_holds_tensors, others))
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(map(_holds_tensors, value))
+    return isinstance(value, Tensor)
 
 
 def _refit(layer: _Layer, inputs: list[Tensor], solve: Solve) -> list[Refitted]:

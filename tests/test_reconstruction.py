@@ -303,6 +303,27 @@ class TestReconstruct:
         with torch.no_grad():
             assert far(repaired(x), dense(x)) < 0.7 * far(plain(x), dense(x))
 
+    def test_a_recurrent_layer_with_a_state_of_its_own_is_left_alone(self) -> None:
+        class Stateful(nn.Module):
+            def __init__(self, given: bool) -> None:
+                super().__init__()
+                self.first, self.given = nn.Linear(1, 8), given
+                self.rnn, self.head = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 1)
+
+            def forward(self, x: Tensor) -> Tensor:
+                state = {"hx": torch.ones(1, x.shape[0], self.rnn.hidden_size)}
+                y, _ = self.rnn(self.first(x[..., None]), **(state if self.given else {}))
+                found: Tensor = self.head(y)
+                return found
+
+        for given in (True, False):
+            net, x = Stateful(given), mixture(2, 50)
+            pruner = SepPrunePruner(
+                net, x, tp.importance.GroupMagnitudeImportance(), 0.5, scope=[net.first]
+            )
+            done = {layer.layer for layer in step_and_reconstruct(pruner, [x])}
+            assert ("rnn" in done) != given
+
     def test_refuses_a_pruner_that_does_not_tell(self) -> None:
         net = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Conv1d(4, 1, 3))
         x, importance = torch.randn(1, 1, 16), tp.importance.GroupMagnitudeImportance()
