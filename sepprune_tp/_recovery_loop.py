@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp._recovery_data import Batch, TrainStream, ValidationBatches
+from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, SearchError, require
 from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.recovery import RecoverySettings, cosine_rate
@@ -191,6 +192,7 @@ class RecoveryModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         mixture, sources = batch
+        announce(self.loss, mixture, self.model)
         value = self.loss(self.train_forward(mixture), sources)
         self._losses.append(value.item())
         if not torch.isfinite(value):
@@ -207,7 +209,7 @@ class RecoveryModule(lightning.LightningModule):
         """Loss and SI-SDR of one batch."""
         mixture, sources = batch
         estimates = self.model(mixture)
-        value = self.loss(estimates, sources)
+        value = task_of(self.loss)(estimates, sources)
         if not torch.isfinite(value):
             self._report_not_finite(batch, "validation")
         ratio = float("nan")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp._recovery_data import Loader, TrainStream, ValidationBatches
+from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError, require
 from sepprune_tp.losses import pit_neg_si_sdr
 
@@ -124,7 +125,8 @@ def finetune(
             drawn from the seed; or a re-iterable of batches (mixture ``(B, T)``, sources
             ``(B, S, T)``), read in its own order again and again.
         val: Likewise; read in its own order, once per validation.
-        loss: ``(estimates, sources) -> scalar``, lower is better; also what validation compares.
+        loss: ``(estimates, sources) -> scalar``, lower is better; also what validation compares. Of
+            a :class:`~sepprune_tp.distillation.Distillation`, validation compares the task alone.
         batch_size: B, for map-style data.
         checkpoint_dir: Where to keep ``last.pt`` (to resume from) and ``best.pt`` (weights).
         resume: Go on from ``checkpoint_dir`` if it holds a run of this model and settings.
@@ -151,6 +153,8 @@ def finetune(
         from sepprune_tp import _recovery_loop as loop
 
     chosen = _settings(settings)
+    if isinstance(loss, Distillation):
+        loss.check_training(chosen.compile)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             f"{type(model).__name__} has no parameter that requires a gradient, so there is "

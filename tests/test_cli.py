@@ -137,6 +137,19 @@ def test_finetune_writes_a_model(model: Path, data: Path, tmp_path: Path) -> Non
     assert before.keys() == after.keys()
 
 
+def test_finetune_learns_from_a_dense_model(model: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--steps", 2, "--batch-size", 2, "--seconds", 0.5, "--val-every", 1)
+    tuned = []
+    for name, weight in (("one", 1.0), ("other", 0.0)):
+        out = tmp_path / f"{name}.safetensors"
+        teacher = ("--distill", model, "--distill-weight", weight)
+        assert run("finetune", model, "--data", data, "-o", out, *options, *teacher) == 0
+        tuned.append(read_header(out).metadata["recovery"]["steps"])
+    assert tuned == [2, 2]
+    out = tmp_path / "none.safetensors"
+    assert run("finetune", model, "--data", data, "-o", out, "--distill", "nothing.pth") != 0
+
+
 def test_benchmark_compares_models(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "times.json"
     options = ("--runs", 2, "--seconds", 0.5, "--json", out)

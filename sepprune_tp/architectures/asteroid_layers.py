@@ -18,6 +18,8 @@ from ..layers import register_rule
 from ..layers.base import Count, GatedCall, LayerRule, masked
 from ..layers.norm import ChannelwiseRule
 from ..layers.pooling import pooled_frame_norm, pooled_group_norm
+from ..layers.regression import Regression
+from ..layers.transposed_regression import TransposedRegression
 
 __all__ = ["FilterbankPruner", "NormPruner"]
 
@@ -48,6 +50,7 @@ class _NormRule(ChannelwiseRule):
     """A norm over (B, C, *) that pools each channel alone; others refine it."""
 
     _pruner = NormPruner()
+    affine = ("gamma", "beta")
 
     def pruner(self, module: Any) -> BasePruningFunc:
         return self._pruner
@@ -190,6 +193,13 @@ class _DecoderRule(_FilterbankRule):
 
     def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 2
+
+    def regression(self, module: Any) -> Regression | None:
+        bank: Any = module.filterbank
+        if type(bank) is not FreeFB or module.is_pinv:
+            return None
+        padding = (int(module.padding),)
+        return TransposedRegression(bank._filters, None, (int(bank.stride),), padding, (1,))
 
     def gated_parameters(self, module: Any, mask_in: Tensor) -> dict[str, Tensor]:
         filters: Tensor = module.filterbank._filters

@@ -21,7 +21,9 @@ from sepprune_tp.commands.common import (
     say,
     writable,
 )
+from sepprune_tp.distillation import Distillation
 from sepprune_tp.folders import open_mixtures
+from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery import finetune as recover
 from sepprune_tp.report import environment
 
@@ -40,6 +42,13 @@ def finetune(
     checkpoint_dir: Annotated[
         Path | None, typer.Option(help="Keep the state here, and go on from it if it is there.")
     ] = None,
+    distill: Annotated[
+        str | None,
+        typer.Option(help="File of the dense model, to learn from its estimates as well."),
+    ] = None,
+    distill_weight: Annotated[
+        float, typer.Option(help="Weight of its estimates; that of the sources is 1.")
+    ] = 1.0,
     mix: MixOption = None,
     seed: SeedOption = 0,
     sample_rate: RateOption = None,
@@ -50,10 +59,14 @@ def finetune(
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
     options: dict[str, Any] = {"sample_rate": rate, "mix": mix, "seconds": seconds, "seed": seed}
+    loss: Any = pit_neg_si_sdr
+    if distill is not None:
+        loss = Distillation(open_model(distill, device), waveform=distill_weight)
     result = recover(
         network,
         open_mixtures(data, "train", **options),
         open_mixtures(data, "val", **options),
+        loss=loss,
         batch_size=batch_size,
         checkpoint_dir=checkpoint_dir,
         accelerator="cpu" if next(network.parameters()).device.type == "cpu" else "auto",

@@ -306,6 +306,21 @@ class GateSet:
         self._values = _with_one(gates)
         allow_fused_layers(not self._closes_some())
 
+    def output_gates(self, layer: str) -> Tensor | None:
+        """The gates of a layer's output channels in the present forward pass, (n_out,), detached.
+
+        Args:
+            layer: Dotted name.
+
+        Returns:
+            1 where a channel has no gate; None if none of the layer's has one, or the gates are
+            off.
+        """
+        columns = self._columns.get(layer)
+        if columns is None or self._values is None:
+            return None
+        return self._values.detach()[columns]
+
     def gated_modules(self) -> list[nn.Module]:
         """The layers that see masks, in order of execution."""
         return [layer.module for layer in self._layers]

@@ -17,6 +17,7 @@ from .attention import ROLES, PrunedAttention, attend, packed, separate, trains
 from .base import Count, GatedCall, LayerRule, masked
 from .composite import Composite
 from .linear import LinearRule
+from .regression import LinearRegression, Regression
 
 __all__ = [
     "AttentionParts",
@@ -111,6 +112,9 @@ class ProjectionRule(LinearRule):
 
     def ties(self, module: Any) -> tuple[int, int]:
         return 1, int(module.host.num_heads)
+
+    def regression(self, module: Any) -> Regression | None:
+        return LinearRegression(module)
 
 
 class Product(nn.Module):

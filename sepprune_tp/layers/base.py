@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
 if TYPE_CHECKING:
+    from .regression import Regression
     from .unit_weights import LinearView
 
 __all__ = ["Count", "GatedCall", "LayerRule", "Side", "masked", "swapped_parameters"]
@@ -160,6 +161,12 @@ class LayerRule(ABC):
     def gated_parameters(self, module: nn.Module, mask_in: Tensor) -> dict[str, Tensor]:
         """Parameters by dotted name, the slice that reads each channel scaled by its gate."""
         return {}
+
+    # -- reconstruction ---------------------------------------------------------------------------
+
+    def regression(self, module: nn.Module) -> Regression | None:
+        """The layer as a linear function of its weights, or None if it is none."""
+        return None
 
     # -- cost -------------------------------------------------------------------------------------
 

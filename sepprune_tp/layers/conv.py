@@ -12,6 +12,8 @@ from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
 from .base import Count, GatedCall, LayerRule, Side, masked
 from .reading import can_read_convolution, read_convolution
+from .regression import Regression
+from .transposed_regression import convolution_regression
 
 __all__ = ["ConvRule", "DepthwiseConvRule", "GroupUnitConvRule"]
 
@@ -134,6 +136,9 @@ class ConvRule(_AnyConvRule):
             mask_in = mask_in[: weight.shape[1]]
         return {"weight": masked(weight, mask_in, 1)}
 
+    def regression(self, module: Any) -> Regression | None:
+        return convolution_regression(module)
+
     def macs(self, module: Any, positions: int, n_in: Count, n_out: Count) -> Count:
         groups = int(module.groups)
         product = n_in * n_out * (positions * self._kernel(module))
@@ -153,6 +158,9 @@ class DepthwiseConvRule(_AnyConvRule):
 
     def pruner(self, module: Any) -> BasePruningFunc:
         return PrunerBox[ops.OPTYPE.DEPTHWISE_CONV]
+
+    def regression(self, module: Any) -> Regression | None:
+        return convolution_regression(module)
 
     def macs(self, module: Any, positions: int, n_in: Count, n_out: Count) -> Count:
         return n_out * (positions * self._kernel(module))

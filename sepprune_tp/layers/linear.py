@@ -10,6 +10,7 @@ from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
 from .base import Count, GatedCall, LayerRule, Side, masked
 from .reading import read_linear
+from .regression import LinearRegression, Regression
 
 __all__ = ["LinearRule"]
 
@@ -46,6 +47,9 @@ class LinearRule(LayerRule):
     def gated_parameters(self, module: Any, mask_in: Tensor) -> dict[str, Tensor]:
         weight: Tensor = module.weight
         return {"weight": masked(weight, mask_in, 1)}
+
+    def regression(self, module: Any) -> Regression | None:
+        return LinearRegression(module) if "weight" in module._parameters else None
 
     def macs(self, module: Any, positions: int, n_in: Count, n_out: Count) -> Count:
         return n_in * n_out * positions

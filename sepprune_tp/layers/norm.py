@@ -20,6 +20,7 @@ from torch_pruning.pruner.function import (
 
 from .base import Count, GatedCall, LayerRule, Side
 from .pooling import pooled_frame_norm, pooled_group_norm
+from .regression import AffineRegression, Regression
 
 __all__ = ["BatchNormRule", "GroupNormRule", "InstanceNormRule", "LayerNormRule", "PReLURule"]
 
@@ -30,6 +31,8 @@ class ChannelwiseRule(LayerRule):
     kind = "norm"
     relation: ClassVar[Literal["maps", "through"]] = "through"
     optype: ClassVar[Any]
+    affine: ClassVar[tuple[str, str]] = ("weight", "bias")
+    """Names of the gain and the bias of each channel."""
 
     def pruner(self, module: Any) -> BasePruningFunc:
         return PrunerBox[self.optype]
@@ -39,6 +42,12 @@ class ChannelwiseRule(LayerRule):
 
     def sides(self, module: Any) -> dict[str, tuple[Side, ...]]:
         return {name: ("out",) for name, _ in module.named_parameters()}
+
+    def regression(self, module: Any) -> Regression | None:
+        gain, bias = self.affine
+        if self.kind != "norm" or module._parameters.get(gain) is None:
+            return None
+        return AffineRegression(module, lambda tensor: self.axis(module, tensor), gain, bias)
 
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         return n_out * sum(1 for _ in module.parameters())

@@ -96,6 +96,7 @@ class RecognisedNormRule(ChannelwiseRule):
 
     def __init__(self, form: NormForm, pruner: BasePruningFunc) -> None:
         self._form, self._pruner = form, pruner
+        self.affine = (form.gain, form.bias or "")  # type: ignore[misc]
 
     def pruner(self, module: Any) -> BasePruningFunc:
         return self._pruner

@@ -15,6 +15,8 @@ from torch_pruning.pruner.function import BasePruningFunc
 
 from ..errors import GraphError
 from .base import Count, GatedCall, LayerRule, Side, masked
+from .recurrent_regression import RecurrentRegression
+from .regression import Regression
 from .unit_weights import LinearView, recurrent_views
 
 __all__ = ["RecurrentPruner", "RecurrentRule"]
@@ -136,6 +138,10 @@ class RecurrentRule(LayerRule):
             return call.plain()
         finally:
             module._flat_weights = saved
+
+    def regression(self, module: Any) -> Regression | None:
+        plain = "weight_ih_l0" in module._parameters and not module.proj_size
+        return RecurrentRegression(module) if plain else None
 
     def positions(self, module: Any, inputs: tuple[Any, ...], output: Any) -> int:
         tensor = self.output(output)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._modes import eval_mode
+from ..distillation import announce
 from ..errors import BudgetError, InputError, SearchError
 from ..gates import Cost, GateSet, HardConcrete, remember
 from ..losses import MAX_SOURCES, pit_neg_si_sdr, pit_si_sdr
@@ -83,7 +84,8 @@ def learn_gates(
     Args:
         gates: The gates; their masks are set at the end.
         batches: Any iterable of (mixture (B, T), sources (B, S, T)); started over when it ends.
-        loss: (estimates (B, S, T), sources (B, S, T)) -> scalar.
+        loss: (estimates (B, S, T), sources (B, S, T)) -> scalar; a :class:`Distillation` (without
+            a teacher: from the model with all gates open) also compares with the dense model.
         budget: Upper bounds on the pruned model; needed for ``kind="budget"``.
         steps: Optimisation steps.
         lr: Learning rate of Adam.
@@ -201,6 +203,9 @@ def _step(
         values = torch.ones_like(scores).requires_grad_()
     else:
         values = gates.kind.sample(scores, gates.generator)
+    gates.use(torch.ones_like(values, requires_grad=False))
+    with torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None):
+        announce(loss, mixture, gates.model)  # a teacher sees the model with all gates open
     gates.use(values)
     with torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None):
         estimates = gates.model(mixture)
