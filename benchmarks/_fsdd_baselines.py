@@ -6,7 +6,6 @@ and the cost model says what that leaves, so that a ratio is found without pruni
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -167,12 +166,10 @@ class Baselines:
         """Share of the MACs by ratio; remembers what was asked."""
         return functools.cache(lambda ratio: self.share(self.removed(mode, scores, ratio)))
 
-    def prune(self, mode: str, scores: Scores, ratio: float) -> nn.Module:
-        """A copy pruned by torch-pruning's pruner."""
-        model = copy.deepcopy(self.model)
+    def prune(self, model: nn.Module, mode: str, scores: Scores, ratio: float) -> None:
+        """Let torch-pruning's pruner cut a copy of the model."""
         options = MODES[mode]
         SepPrunePruner(model, self.example, _Given(scores), pruning_ratio=ratio, **options).step()
-        return model
 
     def _pruner(self, mode: str) -> SepPrunePruner:
         if mode not in self._pruners:

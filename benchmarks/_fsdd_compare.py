@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,19 +23,34 @@ from _fsdd_baselines import (
     gradients_of,
 )
 from _fsdd_gates import METHODS, Search, prune_by_gates
-from _records import Records, by_pair, environment, scores
+from _records import Records, by_pair, data_hash, environment, scores
 from torch import Tensor, nn
 
-from sepprune_tp import load_pruned, profile, save_pruned
+from sepprune_tp import Distillation, load_pruned, profile, reconstruct, save_pruned
 from sepprune_tp.evaluate import evaluate
+from sepprune_tp.graph.kept import KeptChannels
+from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.mixtures import MixtureDataset, batches
 from sepprune_tp.recovery import finetune, fingerprint
 
-__all__ = ["CRITERIA", "Comparison", "Settings", "UnreachableError", "WaitingError", "contenders"]
+__all__ = [
+    "CRITERIA",
+    "REPAIRS",
+    "Comparison",
+    "Settings",
+    "UnreachableError",
+    "WaitingError",
+    "contenders",
+    "opened",
+]
 
 CRITERIA = [*METHODS, *BASELINES]
 FIRST_SEED = 0  # every baseline is recovered on this one
 RECOVERY = {"batch_size": 8, "schedule": "cosine", "precision": "bf16-mixed"}
+FIT_BATCHES, FIT_SIZE = 8, 4  # mixtures of 2 s that least squares sees
+REPAIRS = ("none", "least squares")
+"""``least squares``: the pruned model is reconstructed, and training compares it with the dense
+model too."""
 
 Record = dict[str, Any]
 
@@ -124,42 +141,91 @@ class Comparison:
         """
         key = {"criterion": criterion, "budget": budget, "seed": seed}
         settings = self.settings.of(criterion)
-        found = self._find(**key, stage="pruned", settings=settings)
+        found = self._find(**key, stage="pruned", repair="none", settings=settings)
         if found and self._path(key, "pruned").exists() and not again:
             return found[0]
         seconds = self._gradients(seed).seconds if _needs_gradients(criterion) else 0.0
         began = time.monotonic()
+        model = copy.deepcopy(self.model)
+        kept = KeptChannels(model)
         choose = self._by_gates if criterion in METHODS else self._by_importance
-        model, details = choose(criterion, budget, seed)
+        details = choose(model, criterion, budget, seed)
         seconds += time.monotonic() - began
-        details |= {"settings": settings, "pruned_sha256": fingerprint(model)}
+        details |= {"settings": settings, "pruned_sha256": fingerprint(model), "repair": "none"}
         self._save(model, key, "pruned")
+        torch.save(kept, self._path(key, "kept").with_suffix(".pt"))
         record = self._record(key, "pruned", model, seconds, details)
         self.records.replace(record)
         return record
 
-    def recover(self, criterion: str, budget: float, seed: int) -> Record:
-        """Recover a pruned model, score it, keep it and write the record, unless that is there."""
+    def pruned(self, criterion: str, budget: float, seed: int) -> tuple[nn.Module, KeptChannels]:
+        """A pruned model, chosen now or by an earlier run, and the channels that it kept."""
+        key = {"criterion": criterion, "budget": budget, "seed": seed}
+        record = self.prune(criterion, budget, seed)
+        model = load_pruned(self._path(key, "pruned"))
+        if fingerprint(model) != record["pruned_sha256"]:
+            raise RuntimeError(
+                f"{self._path(key, 'pruned')} is not the model of its record: prune with --again"
+            )
+        path = self._path(key, "kept").with_suffix(".pt")
+        kept: KeptChannels = torch.load(path, weights_only=False)  # written by prune
+        return model, kept
+
+    def reconstruct(self, criterion: str, budget: float, seed: int) -> Record:
+        """Reconstruct a pruned model by least squares, score and keep it, unless that is there."""
+        key = {"criterion": criterion, "budget": budget, "seed": seed}
+        same = {
+            "pruned_sha256": self.prune(criterion, budget, seed)["pruned_sha256"],
+            "repair": "least squares",
+        }
+        found = self._find(**key, stage="pruned", **same)
+        if found and self._path(key, "reconstructed").exists():
+            return found[0]
+        model, kept = self.pruned(criterion, budget, seed)
+        train = dense.train_set(self.data, seed=300 + seed)
+        fit = list(batches(train, FIT_SIZE, steps=FIT_BATCHES))
+        began = time.monotonic()
+        with dense.fast_global_norm():
+            reconstruct(model, self.model, fit, kept)
+        seconds = time.monotonic() - began
+        self._save(model, key, "reconstructed")
+        record = self._record(key, "pruned", model, seconds, same)
+        self.records.replace(record)
+        return record
+
+    def recover(self, criterion: str, budget: float, seed: int, repair: str = "none") -> Record:
+        """Recover a pruned model, score it, keep it and write the record, unless that is there.
+
+        Args:
+            criterion: One of ``CRITERIA``.
+            budget: Share of the MACs to keep.
+            seed: Of mixtures, scores and batches.
+            repair: One of ``REPAIRS``.
+        """
         key = {"criterion": criterion, "budget": budget, "seed": seed}
         pruned = self.prune(criterion, budget, seed)
         same = {
             "pruned_sha256": pruned["pruned_sha256"],
             "recovery_steps": self.settings.recovery_steps,
+            "repair": repair,
         }
         found = self._find(**key, stage="recovered", **same)
         if found:
             return found[0]
-        model = load_pruned(self._path(key, "pruned"))
-        if fingerprint(model) != pruned["pruned_sha256"]:
-            raise RuntimeError(
-                f"{self._path(key, 'pruned')} is not the model of its record: prune with --again"
-            )
+        if repair == "none":
+            model, _ = self.pruned(criterion, budget, seed)
+            loss: Any = pit_neg_si_sdr
+        else:
+            self.reconstruct(criterion, budget, seed)
+            model = load_pruned(self._path(key, "reconstructed"))
+            loss = Distillation(copy.deepcopy(self.model))
         began = time.monotonic()
         with dense.fast_global_norm():
             result = finetune(
                 model,
                 dense.train_set(self.data, seed=100 + seed),
                 dense.validation_set(self.data, size=32),
+                loss=loss,
                 steps=self.settings.recovery_steps,
                 val_every=max(1, self.settings.recovery_steps // 3),
                 seed=seed,
@@ -167,7 +233,7 @@ class Comparison:
                 **RECOVERY,
             )
         seconds = time.monotonic() - began
-        self._save(model, key, "recovered")
+        self._save(model, key, "recovered" if repair == "none" else "repaired")
         details = {**same, "validation_si_sdr": round(result.si_sdr, 3)}
         record = self._record(key, "recovered", model, seconds, details)
         self.records.replace(record)
@@ -202,7 +268,7 @@ class Comparison:
         found = {}
         for record in self._find(budget=budget, seed=FIRST_SEED, stage=stage):
             name = record["criterion"]
-            if name not in criteria or name in METHODS or "pruned_sha256" not in record:
+            if name not in criteria or name in METHODS or record.get("repair") != "none":
                 continue
             if stage == "pruned" and record["settings"] != self.settings.of(name):
                 continue
@@ -213,19 +279,21 @@ class Comparison:
 
     # -- choosing channels ------------------------------------------------------------------------
 
-    def _by_gates(self, criterion: str, budget: float, seed: int) -> tuple[nn.Module, Record]:
+    def _by_gates(self, model: nn.Module, criterion: str, budget: float, seed: int) -> Record:
         train = dense.train_set(self.data, seed=200 + seed, seconds=self.settings.search_seconds)
         drawn = batches(train, self.settings.search_batch, steps=self.settings.search_steps)
-        search = Search(self.model, self.example, list(drawn), budget, seed)
-        return prune_by_gates(criterion, search)
+        search = Search(model, self.example, list(drawn), budget, seed)
+        with dense.fast_global_norm():
+            return prune_by_gates(criterion, search)
 
-    def _by_importance(self, criterion: str, budget: float, seed: int) -> tuple[nn.Module, Record]:
+    def _by_importance(self, model: nn.Module, criterion: str, budget: float, seed: int) -> Record:
         importance, _, mode = criterion.partition("/")
         if not _varies(criterion):
             seed = FIRST_SEED
         scored = self._scores(importance, seed)
         ratio = best_ratio(self._shares(importance, mode, seed), budget)
-        return self._baselines.prune(mode, scored, ratio), {"pruning_ratio": round(ratio, 6)}
+        self._baselines.prune(model, mode, scored, ratio)
+        return {"pruning_ratio": round(ratio, 6)}
 
     @functools.cached_property
     def _baselines(self) -> Baselines:
@@ -276,7 +344,8 @@ class Comparison:
         self, key: Record, stage: str, model: nn.Module, seconds: float, details: Record
     ) -> Record:
         """Score a model, or take over the scores of one with the same weights."""
-        same = {"stage": stage, "pruned_sha256": details.get("pruned_sha256")}
+        names = ("pruned_sha256", "repair")
+        same = {"stage": stage, **{name: details.get(name) for name in names}}
         twins = self._find(**same) if stage == "pruned" else []
         if twins:
             names = ("si_sdri", "sdri", "si_sdri_std_mixtures", "by_pair")
@@ -306,6 +375,39 @@ class Comparison:
             **self.common,
             **environment(),
         }
+
+
+def opened(
+    name: str,
+    data: Path,
+    checkpoints: Path,
+    results: Path,
+    models: Path,
+    settings: Settings,
+    mixtures: int = 150,
+) -> Comparison:
+    """The comparison of one dense model.
+
+    Args:
+        name: Class of the dense model.
+        data: Folder of the recordings.
+        checkpoints: Folder of the dense models.
+        results: Folder of the records.
+        models: Folder of the pruned and recovered models.
+        settings: What was chosen.
+        mixtures: Number of test mixtures.
+    """
+    weights = checkpoints / f"fsdd_{name.lower()}.safetensors"
+    trained, _ = dense.load(weights)
+    common = {
+        "test_mixtures": mixtures,
+        "test_seconds": dense.TEST_SECONDS,
+        "data_sha256": data_hash(data),
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    records = Records(results / f"fsdd_{name.lower()}.json")
+    test = dense.test_set(data, mixtures)
+    return Comparison(name, trained, data, test, records, models, settings, common)
 
 
 def contenders(scored: Mapping[str, float], margin: float, least: int) -> list[str]:

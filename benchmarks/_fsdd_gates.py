@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ class Search:
     """What every method is given.
 
     Attributes:
-        model: The dense model.
+        model: A copy of the dense model, which is going to be pruned.
         example: What it is called with; MACs are of this input.
         batches: As many batches of training mixtures as steps.
         budget: Share of the MACs to keep.
@@ -39,26 +38,34 @@ def _ours(search: Search) -> GateSet:
     return _learned(search, "budget")
 
 
+def _looking_ahead(search: Search) -> GateSet:
+    """Ours, for the channels that are best after reconstruction."""
+    return _learned(search, "budget", lookahead=True)
+
+
 def _paper(search: Search) -> GateSet:
     """The published rule; its scores ranked to the budget, because it knows none."""
     return _learned(search, "gumbel")
 
 
-METHODS: dict[str, Callable[[Search], GateSet]] = {"sepprune": _ours, "paper": _paper}
+METHODS: dict[str, Callable[[Search], GateSet]] = {
+    "sepprune": _ours,
+    "sepprune/lookahead": _looking_ahead,
+    "paper": _paper,
+}
 """Name of a criterion to what learns its gates and sets their masks."""
 
 
-def prune_by_gates(criterion: str, search: Search) -> tuple[nn.Module, dict[str, Any]]:
-    """A pruned copy of the model, and what to record of the masks."""
+def prune_by_gates(criterion: str, search: Search) -> dict[str, Any]:
+    """Prune the model; what to record of the masks."""
     gates = METHODS[criterion](search)
     kept = {name: f"{int(mask.sum())}/{len(mask)}" for name, mask in gates.masks().items()}
-    model = copy.deepcopy(search.model)
     importance = SepPruneImportance(gates)
-    SepPrunePruner(model, search.example, importance=importance).step()
-    return model, {"kept": kept}
+    SepPrunePruner(search.model, search.example, importance=importance).step()
+    return {"kept": kept}
 
 
-def _learned(search: Search, kind: str) -> GateSet:
+def _learned(search: Search, kind: str, lookahead: bool = False) -> GateSet:
     gates = GateSet(search.model, search.example, scope="separator", kind=kind)
     learn_gates(
         gates,
@@ -68,5 +75,6 @@ def _learned(search: Search, kind: str) -> GateSet:
         steps=len(search.batches),
         seed=search.seed,
         progress=False,
+        lookahead=lookahead,
     )
     return gates

@@ -22,7 +22,7 @@ from sepprune_tp.mixtures import MixtureDataset
 
 __all__ = ["Records", "by_pair", "data_hash", "environment", "origin", "scores"]
 
-KEYS = ("experiment", "model", "criterion", "budget", "seed", "stage")
+KEYS = ("experiment", "model", "criterion", "budget", "seed", "stage", "repair")
 PACKAGES = ("sepprune-tp", "torch", "torch-pruning", "asteroid", "lightning", "fast-bss-eval")
 
 

@@ -7,7 +7,6 @@ torch-pruning's, and recovers them. ``python benchmarks/fsdd.py table`` writes t
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import _fsdd_dense as dense
 import typer
 from _fsdd_table import by_gates, page
-from _records import Records, data_hash, write_atomically
+from _records import Records, write_atomically
 
 ROOT = Path(__file__).resolve().parent
 DATA = ROOT.parent.parent / "shared" / "fsdd"
@@ -77,6 +76,9 @@ def compare(
     search_seconds: Annotated[float, typer.Option(help="Length of those mixtures.")] = 2.0,
     gradient_mixtures: Annotated[int, typer.Option(help="That Taylor and Hessian see.")] = 128,
     recovery_steps: Annotated[int, typer.Option(help="Batches of 8 x 2 s; 0: none.")] = 120,
+    repairs: Annotated[
+        list[str], typer.Option("--repair", help="Of what is recovered: as pruned, or repaired.")
+    ] = ["none", "least squares"],  # noqa: B006
     recover_margin: Annotated[
         float, typer.Option(help="Recover on later seeds what comes so close on the first (dB).")
     ] = 0.3,
@@ -91,7 +93,7 @@ def compare(
     Runs for different models or seeds may go on at the same time. Which baselines to recover on
     later seeds follows from the first one.
     """
-    from _fsdd_compare import CRITERIA, Comparison, Settings, UnreachableError, WaitingError
+    from _fsdd_compare import CRITERIA, Settings, UnreachableError, WaitingError, opened
 
     settings = Settings(
         search_steps,
@@ -106,20 +108,8 @@ def compare(
     criteria = criterion or CRITERIA
     if unknown := [name for name in criteria if name not in CRITERIA]:
         raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(CRITERIA)}")
-    test, recordings = dense.test_set(data, mixtures), data_hash(data)
     for name in model:
-        weights = checkpoints / f"fsdd_{name.lower()}.safetensors"
-        trained, _ = dense.load(weights)
-        records = Records(results / f"fsdd_{name.lower()}.json")
-        common = {
-            "test_mixtures": mixtures,
-            "test_seconds": dense.TEST_SECONDS,
-            "data_sha256": recordings,
-            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        }
-        comparison = Comparison(
-            name, trained, data, test, records, work / "models", settings, common
-        )
+        comparison = opened(name, data, checkpoints, results, work / "models", settings, mixtures)
         comparison.score_dense()
         for seed_, share, criterion_ in itertools.product(seed, budget, criteria):
             try:
@@ -129,10 +119,12 @@ def compare(
         table(results)
         for seed_, share in itertools.product(sorted(seed), budget if recovery_steps else []):
             try:
-                for criterion_ in filter(by_gates, criteria):
-                    _say(comparison.recover(criterion_, share, seed_))
-                for criterion_ in comparison.to_recover(criteria, share, seed_):
-                    _say(comparison.recover(criterion_, share, seed_))
+                chosen = filter(by_gates, criteria)
+                for criterion_, repair_ in itertools.product(chosen, repairs):
+                    _say(comparison.recover(criterion_, share, seed_, repair_))
+                chosen = iter(comparison.to_recover(criteria, share, seed_))
+                for criterion_, repair_ in itertools.product(chosen, repairs):
+                    _say(comparison.recover(criterion_, share, seed_, repair_))
             except WaitingError as error:
                 typer.echo(f"{name} {share} seed {seed_}: {error}")
             table(results)

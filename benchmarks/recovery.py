@@ -6,8 +6,6 @@ way and scores it; finished runs are not repeated.
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import itertools
 import time
 from dataclasses import dataclass
@@ -16,11 +14,10 @@ from typing import Annotated, Any
 
 import _fsdd_dense as dense
 import typer
-from _fsdd_compare import Settings
-from _records import Records, data_hash, environment, scores, write_atomically
-from _recovery_models import pruned_model
+from _fsdd_compare import Settings, opened
+from _records import Records, environment, scores, write_atomically
 from _recovery_table import page
-from fsdd import CHECKPOINTS, DATA, RESULTS, ROOT
+from fsdd import CHECKPOINTS, DATA, RESULTS, WORK
 from torch import nn
 
 from sepprune_tp.distillation import Distillation
@@ -32,7 +29,6 @@ from sepprune_tp.recalibration import recalibrate
 from sepprune_tp.reconstruction import reconstruct
 from sepprune_tp.recovery import finetune
 
-WORK = ROOT.parent / "runs" / "recovery"
 CRITERIA = ["GroupTaylorImportance", "sepprune"]
 KEYS = ("experiment", "model", "criterion", "budget", "seed", "method")
 FIT_BATCHES, FIT_SIZE = 8, 4  # of 2 s
@@ -128,7 +124,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder that holds recordings/.")] = DATA,
     name: Annotated[str, typer.Option("--model", help="A trained model.")] = "ConvTasNet",
     results: Annotated[Path, typer.Option(help="Folder for recovery.json and .md.")] = RESULTS,
-    work: Annotated[Path, typer.Option(help="Where pruned models are kept.")] = WORK,
+    work: Annotated[Path, typer.Option(help="Where pruned models go, in models/.")] = WORK,
     budget: Annotated[list[float], typer.Option(help="Share of the MACs.")] = [0.5, 0.25],  # noqa: B006
     criterion: Annotated[list[str], typer.Option(help="As of fsdd.py compare.")] = CRITERIA,
     method: Annotated[list[str] | None, typer.Option(help="Default: all.")] = None,
@@ -138,17 +134,11 @@ def main(
     mixtures: Annotated[int, typer.Option(help="Test mixtures.")] = 150,
 ) -> None:
     """Run what is missing and write the table."""
-    weights = CHECKPOINTS / f"fsdd_{name.lower()}.safetensors"
-    model, _ = dense.load(weights)
     settings = Settings(search_steps=search_steps)
-    test = dense.test_set(data, mixtures)
+    comparison = opened(name, data, CHECKPOINTS, results, work / "models", settings, mixtures)
+    model, test = comparison.model, comparison.test
     records = Records(results / "recovery.json", KEYS)
-    common = {
-        "test_mixtures": mixtures,
-        "search_steps": search_steps,
-        "data_sha256": data_hash(data),
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    }
+    common = {"search_steps": search_steps, **comparison.common}
     base = {"experiment": "recovery", "model": name, "data": "fsdd"}
     whole = {"criterion": "none", "budget": 1.0, "seed": 0, "method": "dense"}
     if not records.find(**base, **whole, **common):
@@ -159,8 +149,8 @@ def main(
         trained = {"steps": steps if METHODS[way].loss else 0}
         if records.find(**base, **key, **trained, **common):
             continue
-        pruned, kept = pruned_model(name, model, data, c, b, s, settings, work)
-        recovered, began = copy.deepcopy(pruned), time.monotonic()
+        recovered, kept = comparison.pruned(c, b, s)
+        began = time.monotonic()
         apply(METHODS[way], recovered, model, kept, data, steps, s)
         record = {
             **base,

@@ -6,6 +6,7 @@ with everything coupled to them, and recovers the quality.
 
 from .architectures import mend_asteroid as _mend_asteroid
 from .checkpoint import load_pruned, save_pruned
+from .distillation import Distillation
 from .errors import SepPruneError
 from .gates import GateSet
 from .gates import register_resource as _register_resource
@@ -16,6 +17,8 @@ from .memory import MemoryResource as _MemoryResource
 from .memory import measure_memory
 from .profile import profile
 from .pruner import SepPrunePruner, install
+from .recalibration import recalibrate
+from .reconstruction import reconstruct
 from .search import Budget, SearchResult, learn_gates
 from .timing import LatencyResource as _LatencyResource
 from .version import __version__
@@ -28,6 +31,7 @@ _mend_asteroid()
 __all__ = [
     "Budget",
     "ChannelGraph",
+    "Distillation",
     "GateSet",
     "SearchResult",
     "SepPruneError",
@@ -40,5 +44,7 @@ __all__ = [
     "measure_memory",
     "optimize_for_inference",
     "profile",
+    "recalibrate",
+    "reconstruct",
     "save_pruned",
 ]

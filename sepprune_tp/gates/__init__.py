@@ -2,6 +2,7 @@
 
 from .cost import Cost, CostModel
 from .gate_set import GateGroup, GateSet
+from .lookahead import Lookahead
 from .parametrisation import Gumbel, HardConcrete, Parametrisation
 from .resources import CostResource, Resource, register_resource
 from .table import ScoreTable, last_learned, remember
@@ -14,6 +15,7 @@ __all__ = [
     "GateSet",
     "Gumbel",
     "HardConcrete",
+    "Lookahead",
     "Parametrisation",
     "Resource",
     "ScoreTable",

@@ -56,6 +56,7 @@ class GateSet:
         example_inputs: What costs are measured on.
         groups: The gated groups.
         scores: Score of each gate, shape (N,), higher is more important.
+        lookahead: Stands in for closed channels; None: they are read as zeros.
         ties: Decides between equal scores, shape (N,): the sensitivity that a search measured.
         resources: Costs that a budget asked for, by name; see :meth:`resource`.
         learned: Whether the masks were learned or loaded.
@@ -272,16 +273,15 @@ class GateSet:
             self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
 
     def look_ahead(self, ridge: float = 1e-2) -> Lookahead:
-        """Let open channels stand in for closed ones, as reconstruction will, until further notice.
+        """What lets open channels stand in for closed ones, as reconstruction will.
 
-        Observe some batches with what is returned before any gate is closed; put ``lookahead`` back
-        to None to read closed channels as zeros again.
+        Run some batches inside its ``observing()`` with all gates open; then put it into the
+        attribute ``lookahead``. None there reads closed channels as zeros again.
 
         Args:
             ridge: Of the regression, relative to the mean energy of a channel.
         """
-        self.lookahead = Lookahead(self._layers, ridge)
-        return self.lookahead
+        return Lookahead(self._layers, ridge)
 
     def _reading(self, layer: GatedLayer, values: Tensor) -> Tensor | None:
         return None if self.lookahead is None else self.lookahead.reading(layer, values)

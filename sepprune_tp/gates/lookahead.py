@@ -151,7 +151,9 @@ def guess(moments: Tensor, gates: Tensor, ridge: float) -> Tensor:
     opened = gates[:, None] * moments
     known = opened * gates + torch.diag(gates * (1 - gates) * energy + floor)
     guessed = torch.linalg.solve(known, opened * (1 - gates)).T
-    return (guessed + torch.eye(gates.numel(), dtype=gates.dtype, device=gates.device)) * gates
+    kept = torch.eye(gates.numel(), dtype=gates.dtype, device=gates.device)
+    found: Tensor = (guessed + kept) * gates
+    return found
 
 
 def _moments(x: Tensor, axis: int) -> Tensor:

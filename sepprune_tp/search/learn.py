@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def learn_gates(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
     round_to: RoundTo = 1,
+    lookahead: bool = False,
 ) -> SearchResult:
     """Learn gate scores with frozen weights, then set the hard masks.
 
@@ -97,6 +98,10 @@ def learn_gates(
         checkpoint_every: Steps between writes.
         round_to: Widths of the final masks are multiples of this (or the full width); ``"auto"``
             takes for each group the step that this machine likes, from measured layers.
+        lookahead: Whether to look for the channels that are best after reconstruction
+            (``kind="budget"`` only): open channels stand in for closed ones while the scores are
+            learned. The masks are set as ever; reconstruct what they leave
+            (:func:`sepprune_tp.reconstruct`), or it is worse than without.
 
     Returns:
         Costs, time and history.
@@ -108,6 +113,11 @@ def learn_gates(
     """
     if steps < 1:
         raise InputError(f"steps={steps}: a search takes at least one step")
+    if lookahead and not isinstance(gates.kind, HardConcrete):
+        raise InputError(
+            f"lookahead=True with kind={gates.kind.name!r}: only kind='budget' looks ahead. Leave "
+            "it out, or make the gates with kind='budget'."
+        )
     limits = _limits(gates, budget)
     began = time.perf_counter()
     generator = gates.generator.manual_seed(seed)
@@ -120,6 +130,7 @@ def learn_gates(
         taylor=torch.zeros(len(gates)),
         last=torch.ones(len(gates)),
         history=[],
+        ahead=gates.look_ahead() if lookahead else None,
     )
     settings = {
         "steps": steps,
@@ -130,14 +141,17 @@ def learn_gates(
         "budget": None if budget is None else asdict(budget),
         "clip": clip,
         "autocast": str(autocast),
+        "lookahead": lookahead,
     }
     if checkpoint is not None and Path(checkpoint).exists():
         resume(Path(checkpoint), gates, state, settings)
     device = gates.scores.device
+    gates.lookahead = state.ahead if state.step >= _warm_up(steps) else None
     with (
         ExitStack() as stack,
         progress_line("learning gates", steps, progress) as show,
     ):
+        stack.callback(setattr, gates, "lookahead", None)
         stack.enter_context(_frozen(gates.model))
         stack.enter_context(gates)
         for mixture, sources in checked_batches(batches, steps, state.step, device):
@@ -207,7 +221,10 @@ def _step(
     with torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None):
         announce(loss, mixture, gates.model)  # a teacher sees the model with all gates open
     gates.use(values)
-    with torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None):
+    with (
+        nullcontext() if state.ahead is None or state.step >= warm else state.ahead.observing(),
+        torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None),
+    ):
         estimates = gates.model(mixture)
     task = loss(estimates.float() if autocast is not None else estimates, sources)
     if not bool(torch.isfinite(task)):
@@ -231,6 +248,7 @@ def _measure(gates: GateSet, state: SearchState, task: Tensor, values: Tensor, w
     state.taylor += gradient.detach().float().abs().cpu()
     if state.step + 1 == warm:
         _start_from(gates, state.taylor / warm)
+        gates.lookahead = state.ahead
 
 
 def _update(

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..gates import GateSet
+from ..gates import GateSet, Lookahead
 
 __all__ = ["SearchState", "resume", "save"]
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass
@@ -29,6 +29,7 @@ class SearchState:
         taylor: Sum of |dL / dgate| over the warm-up, shape (N,).
         last: Gates of the last step, shape (N,).
         history: One dict a step.
+        ahead: What stands in for closed channels after the warm-up, if the search looks ahead.
     """
 
     step: int
@@ -37,6 +38,7 @@ class SearchState:
     taylor: Tensor
     last: Tensor
     history: list[dict[str, float]]
+    ahead: Lookahead | None = None
 
 
 def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
@@ -58,6 +60,7 @@ def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any
         "taylor": state.taylor,
         "last": state.last,
         "history": state.history,
+        "ahead": None if state.ahead is None else state.ahead.state(),
         "generator": gates.generator.get_state(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,4 +94,6 @@ def resume(path: Path, gates: GateSet, state: SearchState, settings: dict[str, A
     state.step, state.history = content["step"], content["history"]
     state.multipliers, state.taylor = content["multipliers"], content["taylor"]
     state.last = content["last"]
+    if state.ahead is not None:
+        state.ahead.restore(content["ahead"])
     gates.generator.set_state(content["generator"])
