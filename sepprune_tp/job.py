@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,17 @@ from sepprune_tp.errors import InputError
 from sepprune_tp.gates import GateSet
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.losses import pit_neg_si_sdr
-from sepprune_tp.pruner import SepPrunePruner, pruned_copy
+from sepprune_tp.pruner import SepPrunePruner
+from sepprune_tp.reconstruction import step_and_reconstruct
 from sepprune_tp.search import Budget, SearchResult, Spent, family, learn_gates, spent
+from sepprune_tp.search.batches import first_batches
 from sepprune_tp.search.rounding import RoundTo, steps_for
 
 __all__ = [
     "Member",
     "SearchSettings",
     "channels_kept",
+    "cut",
     "search",
     "shrink",
     "shrink_family",
@@ -28,6 +32,7 @@ __all__ = [
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 KINDS = ("budget", "gumbel")
+FIT_BATCHES = 8  # that least squares sees
 SCOPES = ("separator", "all")
 
 
@@ -47,6 +52,8 @@ class SearchSettings:
         lr: Learning rate of the gates.
         seed: Same seed, same channels.
         round_to: Widths are multiples of this; ``"auto"``: of what this machine likes.
+        reconstruct: Whether least squares gives the layers that lost inputs new weights.
+        lookahead: Whether to look for the channels that are best after that.
     """
 
     budget_macs: float | str | None = 0.5
@@ -59,6 +66,8 @@ class SearchSettings:
     lr: float = 0.1
     seed: int = 0
     round_to: RoundTo = 1
+    reconstruct: bool = True
+    lookahead: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -72,6 +81,11 @@ class SearchSettings:
             )
         if self.steps < 1 or self.lr <= 0:
             raise InputError(f"steps and lr must be above 0, got {self.steps=}, {self.lr=}.")
+        if self.lookahead and not (self.reconstruct and self.kind == "budget"):
+            raise InputError(
+                "lookahead finds the channels that are best after reconstruction, with the kind "
+                f"'budget'; got reconstruct={self.reconstruct} and kind={self.kind!r}."
+            )
         number = isinstance(self.round_to, int) and self.round_to >= 1
         if not number and self.round_to != "auto":
             raise InputError(f"round_to is {self.round_to!r}; give a number from 1 on, or 'auto'.")
@@ -105,10 +119,31 @@ def shrink(
         For each group of coupled channels, by the name of its first layer: channels kept, and
         channels before.
     """
+    fit, batches = first_batches(batches, FIT_BATCHES)
     gates, _ = search(model, example_inputs, batches, settings, loss, checkpoint)
     kept = channels_kept(gates)
-    SepPrunePruner(model, example_inputs, importance=SepPruneImportance(gates)).step()
+    cut(gates, fit if settings.reconstruct else [])
     return kept
+
+
+def cut(gates: GateSet, fit: Sequence[Any] = (), model: nn.Module | None = None) -> nn.Module:
+    """Remove the channels that the present masks close.
+
+    Args:
+        gates: Gates with masks.
+        fit: Batches to reconstruct the layers on that lost inputs; none: they keep their weights.
+        model: What to cut: the model of the gates (default) or a copy of it.
+
+    Returns:
+        The model, pruned in place.
+    """
+    model = gates.model if model is None else model
+    pruner = SepPrunePruner(model, gates.example_inputs, importance=SepPruneImportance(gates))
+    if fit:
+        step_and_reconstruct(pruner, fit)
+    else:
+        pruner.step()
+    return model
 
 
 def search(
@@ -143,6 +178,7 @@ def search(
         seed=settings.seed,
         checkpoint=checkpoint,
         round_to=settings.round_to,
+        lookahead=settings.lookahead,
     )
     return gates, result
 
@@ -215,13 +251,13 @@ def shrink_family(
         budget_latency=None,
         budget_memory=None,
     )
+    fit, batches = first_batches(batches, FIT_BATCHES if settings.reconstruct else 0)
     gates, _ = search(model, example_inputs, batches, one, loss, checkpoint)
     members = []
     steps = steps_for(gates, settings.round_to)
     cuts = family(gates, bounds, steps=steps)
     for budget, limit, masks in zip(budgets, limits, cuts, strict=True):
         gates.load_masks(masks)
-        members.append(
-            Member(budget, pruned_copy(gates), channels_kept(gates), spent(limit, gates.keep))
-        )
+        member = cut(gates, fit, copy.deepcopy(gates.model))
+        members.append(Member(budget, member, channels_kept(gates), spent(limit, gates.keep)))
     return members

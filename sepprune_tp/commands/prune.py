@@ -25,11 +25,17 @@ from sepprune_tp.commands.common import (
 from sepprune_tp.commands.pruned import save, say_spent, write_family
 from sepprune_tp.errors import InputError
 from sepprune_tp.folders import open_mixtures
-from sepprune_tp.importance import SepPruneImportance
-from sepprune_tp.job import SearchSettings, channels_kept, search, shrink_family
+from sepprune_tp.job import (
+    FIT_BATCHES,
+    SearchSettings,
+    channels_kept,
+    cut,
+    search,
+    shrink_family,
+)
 from sepprune_tp.mixtures import batches
 from sepprune_tp.profile import profile
-from sepprune_tp.pruner import SepPrunePruner
+from sepprune_tp.search.batches import first_batches
 
 __all__ = ["prune"]
 
@@ -77,6 +83,12 @@ def prune(
     round_to: Annotated[
         str, typer.Option(help="Widths are multiples of this; auto: of what this machine likes.")
     ] = "1",
+    reconstruct: Annotated[
+        bool, typer.Option(help="Fit the layers that lost inputs by least squares.")
+    ] = True,
+    lookahead: Annotated[
+        bool, typer.Option(help="Look for the channels that are best after that.")
+    ] = False,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
     ] = None,
@@ -103,6 +115,8 @@ def prune(
         lr=lr,
         seed=seed,
         round_to=_step(round_to),
+        reconstruct=reconstruct,
+        lookahead=lookahead,
     )
     writable(out)
     network = open_model(model, device)
@@ -119,9 +133,10 @@ def prune(
         members = shrink_family(network, example, stream, settings, wanted, checkpoint=checkpoint)
         write_family(out, model, network, members, example, settings, held_out, rate)
         return
-    gates, result = search(network, example, stream, settings, checkpoint=checkpoint)
+    fit, left = first_batches(stream, FIT_BATCHES if reconstruct else 0)
+    gates, result = search(network, example, left, settings, checkpoint=checkpoint)
     kept = channels_kept(gates)
-    SepPrunePruner(network, example, importance=SepPruneImportance(gates)).step()
+    cut(gates, fit)
     after = profile(network, example)
     save(network, out, settings, kept, result.spent, before, after)
     say(

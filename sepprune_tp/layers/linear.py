@@ -35,12 +35,7 @@ class LinearRule(LayerRule):
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         weight: Tensor = module.weight
         mask = call.mask_in
-        if (
-            mask is not None
-            and mask.dim() == 1
-            and mask.requires_grad
-            and not weight.requires_grad
-        ):
+        if mask is not None and mask.dim() == 1 and mask.requires_grad and not weight.requires_grad:
             return read_linear(module, call.input(), mask)
         return super().run_gated(module, call)
 

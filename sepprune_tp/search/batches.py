@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError, SearchError
 
-__all__ = ["checked_batches"]
+__all__ = ["checked_batches", "first_batches"]
 
 
 def checked_batches(
@@ -56,6 +57,21 @@ def checked_batches(
         if step >= start:
             yield _checked(batch, step, device)
         step += 1
+
+
+def first_batches(batches: Iterable[Any], count: int) -> tuple[list[Any], Iterable[Any]]:
+    """Look at the first batches of an iterable, which still gives all of them afterwards.
+
+    Args:
+        batches: As for :func:`checked_batches`.
+        count: How many.
+
+    Returns:
+        The first ``count`` (fewer if there are fewer), and the iterable to go on with.
+    """
+    iterator = iter(batches)
+    first = list(itertools.islice(iterator, count))
+    return first, batches if iterator is not batches else itertools.chain(first, iterator)
 
 
 def _checked(batch: Any, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
