@@ -43,11 +43,13 @@ class Rule:
         gates: (gate set, scores, moment) to gates (N,), differentiable in the scores.
         opened: Scores (N,) and the gates to what the cost is taken of, or None where nothing but
             the task acts on the scores.
+        ahead: Whether open channels stand in for closed ones, as reconstruction will.
     """
 
     start: float
     gates: Callable[[GateSet, Tensor, Moment], Tensor]
     opened: Callable[[Tensor, Tensor, Moment], Tensor] | None
+    ahead: bool = False
 
 
 _CONCRETE, _GUMBEL = HardConcrete(), Gumbel()
@@ -87,6 +89,12 @@ RULES: dict[str, Rule] = {
         2.0,
         lambda _, s, m: _CONCRETE.sample(s, m.generator),
         lambda s, v, m: _CONCRETE.open_probability(s),
+    ),
+    "hard concrete, ahead": Rule(
+        2.0,
+        lambda _, s, m: _CONCRETE.sample(s, m.generator),
+        lambda s, v, m: _CONCRETE.open_probability(s),
+        ahead=True,
     ),
     "deterministic": Rule(2.0, _deterministic, lambda s, v, m: torch.sigmoid(s / _temperature(m))),
     "straight-through": Rule(2.0, _threshold, lambda s, v, m: v),

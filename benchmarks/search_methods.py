@@ -2,7 +2,8 @@
 
 Every method spends the same steps on the same mixtures with frozen weights, and ends with the best
 scores that meet the budget. Nothing is recovered afterwards. Scored on validation mixtures, so that
-the choice is not made on those that the results are shown on.
+the choice is not made on those that the results are shown on; as pruned, and with the layers that
+lost inputs reconstructed by least squares.
 
 Usage: python benchmarks/search_methods.py run; python benchmarks/search_methods.py table
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ import torch_pruning as tp
 import typer
 from _records import Records, data_hash, environment, origin, scores, write_atomically
 from _search_gates import RULES, Moment, Rule
-from torch import Tensor, nn
+from torch import Tensor
 
 from sepprune_tp import (
     Budget,
@@ -32,8 +34,11 @@ from sepprune_tp import (
     SepPruneImportance,
     SepPrunePruner,
     profile,
+    reconstruct,
 )
 from sepprune_tp.evaluate import evaluate
+from sepprune_tp.gates import Lookahead
+from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.mixtures import batches
 from sepprune_tp.search import select
@@ -49,7 +54,7 @@ WARM_UP = 25  # steps that only measure sensitivities, where the start needs the
 RAMP = 0.5  # share of the steps in which the limit falls to the budget
 STIFFNESS, RISE = 50.0, 2.0  # of the constraint, as in the package
 CLIP = 5.0
-KEYS = ("experiment", "model", "criterion", "budget", "seed", "stage")
+REPAIRS = ("none", "least squares")
 Batch = tuple[Tensor, Tensor]
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -89,6 +94,16 @@ def sensitivities(gates: GateSet, drawn: Sequence[Batch]) -> Tensor:
     return total / len(drawn)
 
 
+def observed(gates: GateSet, drawn: Sequence[Batch]) -> Lookahead:
+    """What lets open channels stand in for closed ones, from the dense model on some batches."""
+    ahead = gates.look_ahead()
+    with torch.no_grad():
+        for mixture, _ in drawn:
+            with ahead.observing():
+                gates.model(mixture)
+    return ahead
+
+
 def magnitudes(gates: GateSet) -> Tensor:
     """Norm of the weights that make each gate's channels, by torch-pruning's criterion."""
     pruner = SepPrunePruner(
@@ -123,6 +138,8 @@ def searched(
     steps = len(drawn)
     warm = WARM_UP if start == "taylor" else 0
     model = gates.model.eval().requires_grad_(False)
+    if rule.ahead:
+        gates.lookahead = observed(gates, drawn[:WARM_UP])
     price = 0.0
     scores_ = (starting_scores(start, gates, drawn[:warm]) + rule.start).requires_grad_()
     optimizer = torch.optim.Adam([scores_], lr=0.1)
@@ -147,22 +164,21 @@ def searched(
             total.backward()
             torch.nn.utils.clip_grad_norm_([scores_], CLIP)
             optimizer.step()
+    gates.lookahead = None
     model.requires_grad_(True)
     return select(gates.groups, scores_.detach(), limits)
-
-
-def pruned(model: nn.Module, example: Tensor, gates: GateSet, keep: Tensor) -> nn.Module:
-    """The model without the closed channels."""
-    gates.set_keep(keep)
-    SepPrunePruner(model, example, importance=SepPruneImportance(gates)).step()
-    return model
 
 
 def cells(every: bool) -> list[tuple[str, str, str]]:
     """Rule, start and loss: all starts with the task loss, all losses from the best start."""
     if every:
         return list(itertools.product(RULES, STARTS, LOSSES))
-    with_task = [(rule, start, "task") for rule in RULES for start in STARTS]
+    with_task = [
+        (name, start, "task")
+        for name, rule in RULES.items()
+        for start in STARTS
+        if start == "taylor" or not rule.ahead
+    ]
     others = [("hard concrete", "taylor", loss) for loss in LOSSES[1:]]
     others += [("straight-through", "taylor", loss) for loss in LOSSES[1:3]]
     return with_task + others
@@ -184,7 +200,9 @@ def run(
     trained, description = dense.load(weights)
     validation = dense.validation_set(data)
     example = torch.zeros(1, validation.sample_rate)
-    records = Records(results / "search_methods.json", KEYS)
+    records = Records(results / "search_methods.json")
+    dense_macs = profile(trained, example).macs
+    fit = list(batches(dense.train_set(data, seed=300), 4, steps=8))
     common = {
         "steps": steps,
         "data_sha256": data_hash(data),
@@ -193,7 +211,7 @@ def run(
     for seed_, share, (rule, start, loss) in itertools.product(seed, budget, cells(every)):
         name = f"{rule} / {start} / {loss}"
         key = {"criterion": name, "budget": share, "seed": seed_}
-        if only not in name or records.find(**key, **common):
+        if only not in name or len(records.find(**key, **common)) == len(REPAIRS):
             continue
         drawn = list(batches(dense.train_set(data, seed=200 + seed_), 1, steps=steps))
         model = copy.deepcopy(trained)
@@ -201,27 +219,33 @@ def run(
         began = time.perf_counter()
         keep = searched(gates, drawn, RULES[rule], start, loss_named(loss, gates), share, seed_)
         seconds = time.perf_counter() - began
-        pruned(model, example, gates, keep)
-        with dense.fast_global_norm():
-            found = evaluate(model, validation, sample_rate=8000, batch_size=10)
-        cost = profile(model, example)
-        whole = profile(trained, example)
-        record = {
-            "experiment": "search_methods",
-            "model": description["model"],
-            "data": "fsdd, validation mixtures",
-            **key,
-            "stage": "pruned",
-            **scores(found),
-            "params": cost.params,
-            "macs": cost.macs,
-            "macs_share": round(cost.macs / whole.macs, 4),
-            "seconds": round(seconds, 1),
-            **common,
-            **environment(),
-        }
-        records.replace(record)
-        typer.echo(f"{name}, {share:.0%}, seed {seed_}: {record['si_sdri']:.2f} dB")
+        kept = KeptChannels(model)
+        gates.set_keep(keep)
+        SepPrunePruner(model, example, importance=SepPruneImportance(gates)).step()
+        for repair in REPAIRS:
+            if repair != "none":
+                with dense.fast_global_norm():
+                    reconstruct(model, trained, fit, kept)
+            with dense.fast_global_norm():
+                found = evaluate(model, validation, sample_rate=8000, batch_size=10)
+            cost = profile(model, example)
+            record = {
+                "experiment": "search_methods",
+                "model": description["model"],
+                "data": "fsdd, validation mixtures",
+                **key,
+                "stage": "pruned",
+                "repair": repair,
+                **scores(found),
+                "params": cost.params,
+                "macs": cost.macs,
+                "macs_share": round(cost.macs / dense_macs, 4),
+                "seconds": round(seconds, 1),
+                **common,
+                **environment(),
+            }
+            records.replace(record)
+            typer.echo(f"{name}, {share:.0%}, seed {seed_}, {repair}: {record['si_sdri']:.2f} dB")
         table(results)
 
 
@@ -230,7 +254,7 @@ def table(
     results: Annotated[Path, typer.Option(help="Folder of the records and the page.")] = RESULTS,
 ) -> None:
     """Write search_methods.md from the records."""
-    items = Records(results / "search_methods.json", KEYS).items
+    items = Records(results / "search_methods.json").items
     if not items:
         raise typer.BadParameter(f"there are no records in {results}")
     write_atomically(results / "search_methods.md", page(items))
@@ -238,38 +262,44 @@ def table(
 
 def page(items: Sequence[dict[str, Any]]) -> str:
     """The records as a Markdown page."""
-    budgets = sorted({r["budget"] for r in items}, reverse=True)
+    columns = sorted({(-r["budget"], REPAIRS.index(r["repair"])) for r in items})
     names = sorted({r["criterion"] for r in items})
-    cell = {}
-    for name, share in itertools.product(names, budgets):
-        found = [r["si_sdri"] for r in items if (r["criterion"], r["budget"]) == (name, share)]
+    means, cells = {}, {}
+    for name, (share, repair) in itertools.product(names, columns):
+        found = [
+            r["si_sdri"]
+            for r in items
+            if (r["criterion"], -r["budget"], r["repair"]) == (name, share, REPAIRS[repair])
+        ]
         if found:
-            value = torch.tensor(found, dtype=torch.float64)
-            spread = f" ± {value.std(unbiased=False):.2f} ({len(found)})" if len(found) > 1 else ""
-            cell[name, share] = (float(value.mean()), f"{value.mean():.2f}{spread}")
-    ranked = sorted(names, key=lambda n: -sum(cell.get((n, b), (-99.0,))[0] for b in budgets))
+            means[name, share, repair] = statistics.fmean(found)
+            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+            cells[name, share, repair] = f"{statistics.fmean(found):.2f}{spread}"
+    last = columns[-1]
+    names.sort(key=lambda name: -means.get((name, *last), -99.0))
+    titles = [f"{-share:.0%}" + ", least squares" * repair for share, repair in columns]
     rows = [
-        "| "
-        + " | ".join([*name.split(" / "), *(cell.get((name, b), (0, ""))[1] for b in budgets)])
-        + " |"
-        for name in ranked
+        " | ".join([*name.split(" / "), *(cells.get((name, *c), "") for c in columns)])
+        for name in names
     ]
-    heads = " | ".join(f"{b:.0%} of the MACs" for b in budgets)
     models = ", ".join(sorted({r["model"] for r in items}))
+    steps = ", ".join(sorted({str(r["steps"]) for r in items}))
+    seeds = len({r["seed"] for r in items})
     return "\n".join(
         [
             "# Ways to learn gates",
             "",
             "Generated by `python benchmarks/search_methods.py` from `search_methods.json`.",
             "",
-            f"SI-SDRi in dB of the pruned {models}, not recovered, on 64 validation mixtures of "
-            f"2 s of FSDD. Every search takes {items[-1]['steps']} steps of one mixture of 2 s "
-            "with frozen weights and ends with the best scores that meet the budget. `hard "
-            "concrete / taylor / task` is the default of the package, `gumbel` the paper's rule.",
+            f"SI-SDRi in dB of the pruned {models}, not trained further, on 64 validation "
+            f"mixtures of 2 s of FSDD; {seeds} seed(s). Every search takes {steps} steps of one "
+            "mixture of 2 s with frozen weights and ends with the best scores that meet the "
+            "budget of MACs. `hard concrete / taylor / task` is what `learn_gates` does, `hard "
+            "concrete, ahead` what it does with `lookahead=True`, `gumbel` the paper's rule.",
             "",
-            f"| gates | start | loss | {heads} |",
-            "|---|---|---|" + "---:|" * len(budgets),
-            *rows,
+            f"| gates | start | loss | {' | '.join(titles)} |",
+            "|---|---|---|" + "---:|" * len(columns),
+            *(f"| {row} |" for row in rows),
             "",
             f"Machine: {origin(items)}",
             "",

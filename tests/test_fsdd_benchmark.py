@@ -35,6 +35,7 @@ def record(stage: str, seed: int, si_sdri: float, criterion: str = "sepprune") -
         "budget": 1.0 if stage == "dense" else 0.5,
         "seed": seed,
         "stage": stage,
+        "repair": "none",
         "si_sdri": si_sdri,
         "sdri": si_sdri + 0.25,
         "params": 1000,
@@ -117,6 +118,8 @@ def runs() -> list[dict[str, Any]]:
         found.append(record("pruned", seed, value + 3, "paper"))
         found.append(record("recovered", seed, value + 0.75, "LAMPImportance/local"))
     found.append(record("recovered", 0, 7.5, "RandomImportance"))
+    found.append({**record("pruned", 0, 7.4), "repair": "least squares"})
+    found.append({**record("pruned", 0, 7.6, "LAMPImportance/local"), "repair": "least squares"})
     for one in found:
         if one["stage"] == "recovered":
             one["recovery_steps"] = 7
@@ -126,20 +129,21 @@ def runs() -> list[dict[str, Any]]:
 def test_page_states_means_and_spreads() -> None:
     text = page(runs())
     assert "Dense: 8.00 dB SI-SDRi, 8.25 dB SDRi, 1,000 parameters, 2.0 M MACs" in text
-    row = "| 50% | sepprune | 2 | 6.00 ± 1.41 | 7.00 ± 1.41 | 7.25 ± 1.41 | 1,000 | 49.9% | 3 | 3 |"
-    assert row in text
-    assert "| 50% | RandomImportance | 2/1 | 4.50 ± 1.41 | 7.50 | 7.75 |" in text
-    assert "recovery of 7 steps" in text
+    row = "| 50% | sepprune | 2 | 6.00 ± 1.41 | 7.00 ± 1.41 | 7.40 (1) |  | 1,000 | 49.9% |"
+    assert f"{row} 3 | 3 | 3 |" in text
+    assert "| 50% | RandomImportance | 2 | 4.50 ± 1.41 | 7.50 (1) |  |  | 1,000 |" in text
+    assert "training of 7 steps" in text
     assert "a + b 4.50 (7)" in text
 
 
 def test_page_says_whether_the_targets_are_met() -> None:
     text = page(runs())
-    met = "| 50% | sepprune | pruned | 6.00 | 4.50 (RandomImportance) | +1.50 | 1.5 | met |"
+    met = "| 50% | sepprune | as pruned | 6.00 | 4.50 (RandomImportance) | +1.50 | 1.5 | met |"
     assert met in text
     # recovered on one seed only, RandomImportance is no contender, nor is the paper's rule
     missed = "7.00 | 6.75 (LAMPImportance/local) | +0.25 | 0.3 | missed by 0.05 |"
     assert missed in text
+    assert "| both reconstructed | 7.40 | 7.60 (LAMPImportance/local) | -0.20 | | |" in text
 
 
 def test_page_leaves_out_what_is_of_other_weights() -> None:
@@ -212,6 +216,7 @@ def test_a_run_in_small(recordings: Path, tmp_path: Path) -> None:
     assert run.to_recover(criteria, 0.5, 1) == [better]
     written = run.records.items
     assert [r["stage"] for r in written] == ["dense", *["pruned"] * 4, *["recovered"] * 4]
+    assert {r["repair"] for r in written[1:]} == {"none"}
     for one in written[1:]:
         assert one["macs_share"] <= 0.5
         name = f"ConvTasNet_{one['criterion'].replace('/', '-')}_0.5_0_{one['stage']}.safetensors"
@@ -234,6 +239,12 @@ def test_a_run_in_small(recordings: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(RuntimeError, match="not the model of its record"):
         comparison(recordings, tmp_path, recovery_steps=2).recover(magnitude, 0.5, 0)
+    repaired = resumed.recover("sepprune", 0.5, 0, "least squares")
+    rebuilt = resumed.records.find(stage="pruned", repair="least squares")
+    assert [r["criterion"] for r in rebuilt] == ["sepprune"]
+    assert repaired["pruned_sha256"] == recovered["sepprune"]["pruned_sha256"]
+    assert (folder / "ConvTasNet_sepprune_0.5_0_reconstructed.safetensors").exists()
+    assert resumed.recover("sepprune", 0.5, 0, "least squares") == repaired
     # a criterion without randomness is scored once for all seeds
     second = resumed.prune(magnitude, 0.5, 1)
     assert second["pruned_sha256"] == recovered[magnitude]["pruned_sha256"]
