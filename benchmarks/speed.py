@@ -1,7 +1,7 @@
 """Seconds instead of MACs: dense and pruned models, as they are and optimised, in turns in one run.
 
 Latency of one mixture, of a chunk of a stream, and peak memory, for the models of the FSDD
-benchmark. Models are pruned by random scores to a share of the MACs (what is measured depends on
+benchmark, or with ``--full`` for the same classes at Asteroid's default sizes. Models are pruned by random scores to a share of the MACs (what is measured depends on
 widths only), or read from files; `optimised` is after `optimize_for_inference`, which the dense
 baseline gets, too.
 
@@ -20,6 +20,7 @@ import typer
 from _fsdd_dense import MODELS, build
 from _records import Records, environment, write_atomically
 from _speed_table import page
+from asteroid import models
 from torch import Tensor, nn
 
 from sepprune_tp import (
@@ -40,6 +41,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed.json"
 KEYS = ("experiment", "model", "variant", "budget", "source", "mode", "seconds_of_audio", "threads")
 RATE = 8000
+Variants = dict[str, nn.Module]
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -50,13 +52,22 @@ def noise(seconds: float) -> Tensor:
     return 0.05 * torch.randn(1, round(seconds * RATE), generator=generator)
 
 
-def pruned_by_chance(name: str, budget: float, scope: str, seed: int) -> dict[str, nn.Module]:
+def dense_model(name: str, full: bool) -> nn.Module:
+    """A model of the FSDD benchmark, or of Asteroid's default size; random weights."""
+    if not full:
+        return build(name).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built: nn.Module = getattr(models, name)(n_src=2, sample_rate=RATE)
+    return built.eval()
+
+
+def pruned_by_chance(dense: nn.Module, budget: float, scope: str, seed: int) -> Variants:
     """Models cut to a share of the MACs by random scores, by variant.
 
-    ``pruned auto`` has widths that the machine likes; ``pruned latency`` keeps to the same MACs and
-    to the same share of the time.
+    ``pruned auto`` has widths that the machine likes, at the same MACs.
     """
-    gates = GateSet(build(name).eval(), noise(1.0), scope=scope)
+    gates = GateSet(dense, noise(1.0), scope=scope)
     gates.scores = torch.rand(len(gates), generator=torch.Generator().manual_seed(seed))
     auto = steps_for(gates, "auto")
     chosen = {
@@ -70,15 +81,15 @@ def pruned_by_chance(name: str, budget: float, scope: str, seed: int) -> dict[st
     return found
 
 
-def variants(name: str, budget: float, scope: str, seed: int, file: Path | None) -> Any:
+def variants(dense: nn.Module, budget: float, scope: str, seed: int, file: Path | None) -> Variants:
     """Everything that takes turns, the dense model first."""
-    models = {"dense": build(name).eval()}
+    found = {"dense": dense}
     if file is None:
-        models |= pruned_by_chance(name, budget, scope, seed)
+        found |= pruned_by_chance(dense, budget, scope, seed)
     else:
-        models["pruned"] = load_pruned(file)
-    optimised = {f"{k} optimised": optimize_for_inference(m, noise(1.0)) for k, m in models.items()}
-    return models | optimised
+        found["pruned"] = load_pruned(file)
+    optimised = {f"{k} optimised": optimize_for_inference(m, noise(1.0)) for k, m in found.items()}
+    return found | optimised
 
 
 @app.command()
@@ -86,6 +97,7 @@ def run(
     model: Annotated[str, typer.Option(help="One of the models; default: all.")] = "",
     budget: Annotated[float, typer.Option(help="Share of the MACs to keep.")] = 0.5,
     scope: Annotated[str, typer.Option(help="separator or all.")] = "all",
+    full: Annotated[bool, typer.Option(help="Asteroid's default sizes.")] = False,
     pruned: Annotated[
         Path | None, typer.Option(help="A pruned model (with --model) in place of random masks.")
     ] = None,
@@ -103,11 +115,11 @@ def run(
     for name in [model] if model else list(MODELS):
         began = time.perf_counter()
         torch.set_num_threads(1)
-        models = variants(name, budget, scope, seed, pruned)
-        costs = {key: _costs(one) for key, one in models.items()}
+        turns = variants(dense_model(name, full), budget, scope, seed, pruned)
+        costs = {key: _costs(one) for key, one in turns.items()}
         common = {
             "experiment": "speed",
-            "model": name,
+            "model": f"{name}, default size" if full else name,
             "data": "noise",
             "criterion": "random" if pruned is None else "file",
             "source": f"random, {scope}, seed {seed}" if pruned is None else pruned.name,
@@ -115,7 +127,7 @@ def run(
             "seed": seed,
             "runs": runs,
         }
-        rows = _measure(models, _numbers(seconds), _numbers(chunks), _numbers(threads), runs)
+        rows = _measure(turns, _numbers(seconds), _numbers(chunks), _numbers(threads), runs)
         took = round(time.perf_counter() - began, 1)
         records.replace(
             *(
@@ -138,7 +150,7 @@ def _costs(model: nn.Module) -> dict[str, Any]:
 
 
 def _measure(
-    models: dict[str, nn.Module],
+    turns: Variants,
     seconds: list[float],
     chunks: list[float],
     threads: list[float],
@@ -146,10 +158,10 @@ def _measure(
 ) -> list[dict[str, Any]]:
     rows = []
     for length in seconds:
-        memory = {key: measure_memory(m, noise(length)).peak for key, m in models.items()}
+        memory = {key: measure_memory(m, noise(length)).peak for key, m in turns.items()}
         for count in map(int, threads):
             rounds = max(5, round(runs / max(1.0, length)))
-            found = compare_latency(models, length, RATE, threads=count, runs=rounds)
+            found = compare_latency(turns, length, RATE, threads=count, runs=rounds)
             for key, latency in found.latencies.items():
                 rows.append(
                     {
@@ -166,7 +178,7 @@ def _measure(
                 )
     for length in chunks:
         for count in map(int, threads):
-            stream = compare_streaming(models, length, RATE, threads=count, runs=runs)
+            stream = compare_streaming(turns, length, RATE, threads=count, runs=runs)
             for key, chunk in stream.items():
                 rows.append(
                     {

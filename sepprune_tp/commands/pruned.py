@@ -99,7 +99,7 @@ def write_family(
         **environment(),
     }
     if held_out is not None:
-        report |= {"mixtures": len(held_out), "data": "validation mixtures, not searched on"}
+        report |= {"mixtures": len(held_out), "data": "mixtures of the split val"}
     stem = out.with_name(f"{out.stem}-family")
     plot_family(stem.with_name(f"{stem.name}.png"), report)
     write_text(stem.with_name(f"{stem.name}.md"), family_markdown(report, f"{stem.name}.png"))
