@@ -145,7 +145,7 @@ def table(
 def _say(record: dict[str, Any]) -> None:
     typer.echo(
         f"{record['model']} {record['criterion']} {record['budget']} seed {record['seed']} "
-        f"{record['stage']}: SI-SDRi {record['si_sdri']:.2f} dB, "
+        f"{record['stage']}, repair {record['repair']}: SI-SDRi {record['si_sdri']:.2f} dB, "
         f"{record['macs_share']:.1%} of the MACs, {record['seconds']:.0f} s"
     )
 

@@ -1,9 +1,9 @@
 """Seconds instead of MACs: dense and pruned models, as they are and optimised, in turns in one run.
 
 Latency of one mixture, of a chunk of a stream, and peak memory, for the models of the FSDD
-benchmark, or with ``--full`` for the same classes at Asteroid's default sizes. Models are pruned by random scores to a share of the MACs (what is measured depends on
-widths only), or read from files; `optimised` is after `optimize_for_inference`, which the dense
-baseline gets, too.
+benchmark, or with ``--full`` for the same classes at Asteroid's default sizes. Models are pruned by
+random scores to a share of the MACs (what is measured depends on widths only), or read from files;
+`optimised` is after `optimize_for_inference`, which the dense baseline gets, too.
 
 Usage: python benchmarks/speed.py run; python benchmarks/speed.py table
        python benchmarks/speed.py run --model ConvTasNet --pruned pruned.safetensors

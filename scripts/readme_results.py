@@ -19,17 +19,23 @@ from _fsdd_table import best_baseline, by_gates, mean, of_model  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
+STATES = (
+    ("pruned", "pruned", "none"),
+    ("recovered", "recovered", "none"),
+    ("reconstructed", "pruned", "least squares"),
+    ("repaired", "recovered", "least squares"),
+)
 Record = dict[str, Any]
 
 
 def budget_line(records: list[Record], budget: float) -> str:
     """One model and budget: ours and the best of torch-pruning's, before and after recovery."""
     parts = []
-    for stage in ("pruned", "recovered"):
-        ours = mean(records, budget=budget, stage=stage, criterion="sepprune")
-        best = best_baseline(records, budget, stage)
+    for title, stage, repair in STATES:
+        ours = mean(records, budget=budget, stage=stage, repair=repair, criterion="sepprune")
+        best = best_baseline(records, budget, stage, repair)
         if ours is not None and best is not None:
-            parts.append(f"{stage} ours {ours:.1f}, {short(best[0])} {best[1]:.1f}")
+            parts.append(f"{title} {ours:.1f}, {short(best[0])} {best[1]:.1f}")
     if not parts:
         return f"- {records[0]['model']}, {budget:.0%} of the MACs: not measured."
     return f"- {records[0]['model']}, {budget:.0%} of the MACs: {'; '.join(parts)}."
@@ -79,8 +85,10 @@ def lines() -> list[str]:
     budgets = sorted({r["budget"] for r in runs}, reverse=True)
     return [
         f"SI-SDRi in dB on mixtures of real speech (FSDD, speaker-dependent). Dense: {whole}. "
-        f"Pruned on one graph, mean of {seeds} seeds, {steps} steps of recovery each; beside ours "
-        f"the best of {len(tried)} torch-pruning criteria, chosen on the test mixtures themselves:",
+        f"Pruned on one graph, {seeds} seed(s), {steps} steps of training where recovered or "
+        "repaired (repaired: reconstructed before, and the dense model as a teacher); ours first, "
+        f"then the best of {len(tried)} torch-pruning criteria, chosen on the test mixtures "
+        "themselves:",
         "",
         *(budget_line(records, budget) for records in models for budget in budgets),
         coverage_line(),
