@@ -1,8 +1,8 @@
 """What a search step costs beside a plain forward and backward pass with frozen weights.
 
 Default-size Conv-TasNet (5.05 M parameters), one mixture of 2 s at 8 kHz, one thread, in turn in
-one run: a block of plain steps (gradient of the loss to the input), a block of search steps, and
-again. Also times the channel graph and measures its memory, in a process of its own.
+one run: a block of plain steps (gradient of the loss to the input), a block of search steps, one of
+steps that look ahead, and again. Also times the channel graph and measures its memory, in a process of its own.
 
 Usage: python benchmarks/search_cost.py search; python benchmarks/search_cost.py graph
 """
@@ -63,10 +63,11 @@ def plain_block(model: torch.nn.Module, batch: Any, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def search_block(gates: GateSet, batch: Any, steps: int) -> float:
+def search_block(gates: GateSet, batch: Any, steps: int, lookahead: bool = False) -> float:
     """Seconds of ``steps`` steps of the search, set-up and final masks included."""
     began = time.perf_counter()
-    learn_gates(gates, [batch], budget=Budget(macs=0.5), steps=steps, progress=False)
+    budget = Budget(macs=0.5)
+    learn_gates(gates, [batch], budget=budget, steps=steps, progress=False, lookahead=lookahead)
     return time.perf_counter() - began
 
 
@@ -88,20 +89,24 @@ def search(
     gates = GateSet(model, torch.randn(1, 16000))
     plain_block(model, batch, 2)
     search_block(gates, batch, 3)
-    plain, found = [], []
+    plain: list[float] = []
+    found: dict[str, list[float]] = {"search_cost": [], "search_cost_lookahead": []}
     for _ in range(rounds):
         plain.append(plain_block(model, batch, block) / block)
-        found.append(search_block(gates, batch, block) / block)
-    ratios = [s / p for s, p in zip(found, plain, strict=True)]
-    _write(
-        experiment="search_cost",
-        mixture_seconds=2.0,
-        threads=threads,
-        plain_step_seconds=statistics.median(plain),
-        search_step_seconds=statistics.median(found),
-        ratio=statistics.median(ratios),
-        ratios=ratios,
-    )
+        for name, times in found.items():
+            ahead = name.endswith("lookahead")
+            times.append(search_block(gates, batch, block, ahead) / block)
+    for name, times in found.items():
+        ratios = [s / p for s, p in zip(times, plain, strict=True)]
+        _write(
+            experiment=name,
+            mixture_seconds=2.0,
+            threads=threads,
+            plain_step_seconds=statistics.median(plain),
+            search_step_seconds=statistics.median(times),
+            ratio=statistics.median(ratios),
+            ratios=ratios,
+        )
 
 
 @app.command()
