@@ -2,7 +2,8 @@
 
 Default-size Conv-TasNet (5.05 M parameters), one mixture of 2 s at 8 kHz, one thread, in turn in
 one run: a block of plain steps (gradient of the loss to the input), a block of search steps, one of
-steps that look ahead, and again. Also times the channel graph and measures its memory, in a process of its own.
+steps that look ahead, and again. Also times the channel graph and measures its memory, in a process
+of its own.
 
 Usage: python benchmarks/search_cost.py search; python benchmarks/search_cost.py graph
 """
