@@ -53,7 +53,8 @@ class SearchSettings:
         seed: Same seed, same channels.
         round_to: Widths are multiples of this; ``"auto"``: of what this machine likes.
         reconstruct: Whether least squares gives the layers that lost inputs new weights.
-        lookahead: Whether to look for the channels that are best after that.
+        lookahead: Whether to look for the channels that are best after that; None: where they
+            are reconstructed and the kind is ``"budget"``.
     """
 
     budget_macs: float | str | None = 0.5
@@ -67,7 +68,7 @@ class SearchSettings:
     seed: int = 0
     round_to: RoundTo = 1
     reconstruct: bool = True
-    lookahead: bool = False
+    lookahead: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -89,6 +90,13 @@ class SearchSettings:
         number = isinstance(self.round_to, int) and self.round_to >= 1
         if not number and self.round_to != "auto":
             raise InputError(f"round_to is {self.round_to!r}; give a number from 1 on, or 'auto'.")
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the search looks for the channels that are best after reconstruction."""
+        if self.lookahead is None:
+            return self.reconstruct and self.kind == "budget"
+        return self.lookahead
 
     @property
     def budget(self) -> Budget | None:
@@ -178,7 +186,7 @@ def search(
         seed=settings.seed,
         checkpoint=checkpoint,
         round_to=settings.round_to,
-        lookahead=settings.lookahead,
+        lookahead=settings.looks_ahead,
     )
     return gates, result
 

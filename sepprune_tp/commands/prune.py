@@ -87,8 +87,9 @@ def prune(
         bool, typer.Option(help="Fit the layers that lost inputs by least squares.")
     ] = True,
     lookahead: Annotated[
-        bool, typer.Option(help="Look for the channels that are best after that.")
-    ] = False,
+        bool | None,
+        typer.Option(help="Look for the channels that are best after that; unless there is none."),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
     ] = None,
