@@ -88,7 +88,7 @@ def prune(
     ] = True,
     lookahead: Annotated[
         bool | None,
-        typer.Option(help="Look for the channels that are best after that; unless there is none."),
+        typer.Option(help="Look for the channels that are best after that [default: with it]."),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
