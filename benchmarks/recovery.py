@@ -25,9 +25,9 @@ from sepprune_tp.evaluate import evaluate
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.mixtures import MixtureDataset, batches
-from sepprune_tp.recalibration import recalibrate
-from sepprune_tp.reconstruction import reconstruct
 from sepprune_tp.recovery import finetune
+from sepprune_tp.recovery.recalibration import recalibrate
+from sepprune_tp.recovery.reconstruction import reconstruct
 
 CRITERIA = ["GroupTaylorImportance", "sepprune"]
 KEYS = ("experiment", "model", "criterion", "budget", "seed", "method")

@@ -31,11 +31,11 @@ from sepprune_tp import (
     optimize_for_inference,
     profile,
 )
-from sepprune_tp.latency import compare_latency
+from sepprune_tp.measure.latency import compare_latency
+from sepprune_tp.measure.streaming import compare_streaming
 from sepprune_tp.pruner import pruned_copy
 from sepprune_tp.search import masks_for
 from sepprune_tp.search.rounding import steps_for
-from sepprune_tp.streaming import compare_streaming
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed.json"

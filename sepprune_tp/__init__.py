@@ -13,14 +13,13 @@ from .gates import register_resource as _register_resource
 from .graph import ChannelGraph, channel_graph
 from .importance import SepPruneImportance
 from .inference import optimize_for_inference
-from .memory import MemoryResource as _MemoryResource
-from .memory import measure_memory
+from .measure.memory import MemoryResource as _MemoryResource
+from .measure.memory import measure_memory
+from .measure.timing import LatencyResource as _LatencyResource
 from .profile import profile
 from .pruner import SepPrunePruner, install
-from .recalibration import recalibrate
-from .reconstruction import reconstruct
+from .recovery import recalibrate, reconstruct
 from .search import Budget, SearchResult, learn_gates
-from .timing import LatencyResource as _LatencyResource
 from .version import __version__
 
 install()

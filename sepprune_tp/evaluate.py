@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from sepprune_tp._modes import device_of, eval_mode
 from sepprune_tp.errors import DataError, InputError, require
-from sepprune_tp.latency import Comparison, Latency, compare_latency, measure_latency
 from sepprune_tp.losses import pit_si_sdr, si_sdr
+from sepprune_tp.measure.latency import Comparison, Latency, compare_latency, measure_latency
 from sepprune_tp.separation import separate_file
 
 __all__ = [

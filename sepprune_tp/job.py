@@ -15,7 +15,7 @@ from sepprune_tp.gates import GateSet
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.pruner import SepPrunePruner
-from sepprune_tp.reconstruction import step_and_reconstruct
+from sepprune_tp.recovery.reconstruction import step_and_reconstruct
 from sepprune_tp.search import Budget, SearchResult, Spent, family, learn_gates, spent
 from sepprune_tp.search.batches import first_batches
 from sepprune_tp.search.rounding import RoundTo, steps_for

@@ -15,7 +15,7 @@ import torch
 
 from sepprune_tp.errors import require
 from sepprune_tp.evaluate import Evaluation
-from sepprune_tp.latency import Latency
+from sepprune_tp.measure.latency import Latency
 from sepprune_tp.profile import Profile
 
 __all__ = [

@@ -18,7 +18,7 @@ from laws import example, gated
 
 from sepprune_tp.errors import BudgetError, InputError
 from sepprune_tp.gates import GateSet, Resource, register_resource
-from sepprune_tp.memory import measure_memory
+from sepprune_tp.measure.memory import measure_memory
 from sepprune_tp.profile import profile
 from sepprune_tp.pruner import pruned_copy
 from sepprune_tp.search import Budget, family, masks_for, select

@@ -17,7 +17,7 @@ models = pytest.importorskip("asteroid.models")
 
 from sepprune_tp.checkpoint import load_pruned, read_header, save_pruned  # noqa: E402
 from sepprune_tp.cli import main  # noqa: E402
-from sepprune_tp.memory import measure_memory  # noqa: E402
+from sepprune_tp.measure.memory import measure_memory  # noqa: E402
 
 RATE = 8000
 

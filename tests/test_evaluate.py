@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sepprune_tp.errors import DataError, InputError
 from sepprune_tp.evaluate import evaluate
-from sepprune_tp.latency import compare_latency, measure_latency
+from sepprune_tp.measure.latency import compare_latency, measure_latency
 from sepprune_tp.separation import separate_file
 
 pytest.importorskip("fast_bss_eval", reason="needs the extra 'train'")

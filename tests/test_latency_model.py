@@ -23,15 +23,15 @@ from sepprune_tp import (
     learn_gates,
     profile,
 )
-from sepprune_tp.latency import Turns, compare_runs
 from sepprune_tp.layers import rule_of
+from sepprune_tp.measure.latency import Turns, compare_runs
+from sepprune_tp.measure.streaming import compare_streaming
+from sepprune_tp.measure.timing import LatencyResource
+from sepprune_tp.measure.timing.cache import TimeCache
+from sepprune_tp.measure.timing.layers import knots, time_call
+from sepprune_tp.measure.timing.table import TimeTable
 from sepprune_tp.pruner import pruned_copy
 from sepprune_tp.search import masks_for
-from sepprune_tp.streaming import compare_streaming
-from sepprune_tp.timing import LatencyResource
-from sepprune_tp.timing.cache import TimeCache
-from sepprune_tp.timing.layers import knots, time_call
-from sepprune_tp.timing.table import TimeTable
 
 NAME = "ConvTasNet-gLN"
 RATE, EXTRA = 1e-9, 2e-5

@@ -12,7 +12,7 @@ from test_reconstruction import pruned_with_kept
 from torch import Tensor
 
 from sepprune_tp.errors import InputError
-from sepprune_tp.recalibration import recalibrate
+from sepprune_tp.recovery.recalibration import recalibrate
 
 BATCH_NORMED = "ConvTasNet-bN"
 

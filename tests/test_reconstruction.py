@@ -19,7 +19,7 @@ from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.layers import rule_of
 from sepprune_tp.layers.regression import Regression
 from sepprune_tp.pruner import SepPrunePruner
-from sepprune_tp.reconstruction import (
+from sepprune_tp.recovery.reconstruction import (
     PARTS,
     reconstruct,
     ridge_solution,

@@ -16,7 +16,8 @@ pytest.importorskip("lightning", reason="recovery needs the extra 'train'")
 
 from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError
 from sepprune_tp.losses import pit_neg_si_sdr
-from sepprune_tp.recovery import cosine_rate, finetune
+from sepprune_tp.recovery import finetune
+from sepprune_tp.recovery.settings import cosine_rate
 
 TIME = 400
 

@@ -17,7 +17,7 @@ from sepprune_tp.commands.common import (
     rate_of,
 )
 from sepprune_tp.errors import InputError
-from sepprune_tp.latency import compare_latency
+from sepprune_tp.measure.latency import compare_latency
 from sepprune_tp.profile import profile
 from sepprune_tp.report import environment, write_json
 

@@ -19,7 +19,7 @@ from sepprune_tp.commands.common import SeedOption, console, example_mixture, sa
 from sepprune_tp.demo import ASSETS, demo_model, demo_test_set, demo_training_set
 from sepprune_tp.evaluate import evaluate
 from sepprune_tp.job import SearchSettings, shrink
-from sepprune_tp.latency import compare_latency
+from sepprune_tp.measure.latency import compare_latency
 from sepprune_tp.mixtures import batches
 from sepprune_tp.profile import profile
 from sepprune_tp.recovery import finetune

@@ -1,7 +1,7 @@
 """Gates that look ahead to reconstruction: open channels stand in for the closed ones.
 
 After pruning, least squares gives the layers that read a group new weights, so that the channels
-that stay make up for those that went (``sepprune_tp.reconstruction``). A search that does not know
+that stay make up for those that went (:func:`sepprune_tp.reconstruct`). A search that does not know
 this pays for channels that others can replace. With a look ahead, a gated layer does not read
 ``g * x``, with zeros for what is closed, but the best linear guess of x from ``g * x``.
 

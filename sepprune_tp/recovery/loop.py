@@ -18,11 +18,11 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from sepprune_tp._recovery_data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, SearchError, require
 from sepprune_tp.losses import pit_si_sdr
-from sepprune_tp.recovery import RecoverySettings, cosine_rate
+from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
+from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._lockstep import Lockstep, Refitted, mixtures_of
-from ._modes import eval_mode
-from ._unwrap import unwrapped
-from .errors import InputError
-from .graph.kept import KeptChannels
+from .._modes import eval_mode
+from .._unwrap import unwrapped
+from ..errors import InputError
+from ..graph.kept import KeptChannels
+from .lockstep import Lockstep, Refitted, mixtures_of
 
 __all__ = ["recalibrate"]
 

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._modes import device_of
-from .._unwrap import eagerly
-from ..gates import GateGroup, GateSet, Resource
+from ..._modes import device_of
+from ..._unwrap import eagerly
+from ...gates import GateGroup, GateSet, Resource
+from ...profile import call_arguments
+from ...pruner import pruned_copy
 from ..latency import Turns, compare_runs
-from ..profile import call_arguments
-from ..pruner import pruned_copy
 from .cache import TimeCache, cache_folder, machine_key
 from .layers import TimedLayer, Timer, time_call, timed_layers
 from .table import TimeTable

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._lockstep import Lockstep, Refitted, mixtures_of
-from .errors import InputError
-from .graph import ChannelGraph
-from .graph.kept import KeptChannels
+from ..errors import InputError
+from ..graph import ChannelGraph
+from ..graph.kept import KeptChannels
+from .lockstep import Lockstep, Refitted, mixtures_of
 
 __all__ = ["PARTS", "reconstruct", "ridge_solution", "step_and_reconstruct"]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ._storages import StorageTracker, follow_storages, key_of
-from ._unwrap import unwrapped
-from .gates import GateSet, Resource
-from .pruner import pruned_copy
+from .._unwrap import unwrapped
+from ..gates import GateSet, Resource
+from ..pruner import pruned_copy
+from .storages import StorageTracker, follow_storages, key_of
 
 __all__ = ["Memory", "MemoryResource", "measure_memory"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sepprune_tp.errors import InputError
-from sepprune_tp.latency import compare_latency
+from sepprune_tp.measure.latency import compare_latency
 
 __all__ = ["ChunkLatency", "compare_streaming"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import LayerRule, rule_of
+from ...layers import LayerRule, rule_of
 from .cache import TimeCache
 
 __all__ = ["ALIGNED", "TimedLayer", "Timer", "knots", "timed_layers"]

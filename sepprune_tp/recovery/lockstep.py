@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._modes import eval_mode
-from ._unwrap import eagerly, unwrapped
-from .errors import InputError
-from .graph.kept import KeptChannels
-from .layers import LayerRule, rule_of
-from .layers.composite import named_layers, run_by_parts
-from .layers.regression import Regression
+from .._modes import eval_mode
+from .._unwrap import eagerly, unwrapped
+from ..errors import InputError
+from ..graph.kept import KeptChannels
+from ..layers import LayerRule, rule_of
+from ..layers.composite import named_layers, run_by_parts
+from ..layers.regression import Regression
 
 __all__ = ["Lockstep", "Refitted", "Solve", "mixtures_of"]
 

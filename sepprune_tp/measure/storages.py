@@ -18,9 +18,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ._modes import eval_mode
-from ._unwrap import eagerly, unwrapped
-from .errors import InputError
+from .._modes import eval_mode
+from .._unwrap import eagerly, unwrapped
+from ..errors import InputError
 
 __all__ = ["StorageTracker", "follow_storages", "key_of"]
 
