@@ -18,6 +18,7 @@ TARGETS = {0.5: (1.5, 0.3), 0.25: (3.0, 0.5)}
 COMPARED = (
     ("as pruned", ("pruned", "none"), ("pruned", "none"), 0),
     ("recovered", ("recovered", "none"), ("recovered", "none"), 1),
+    ("ours reconstructed, theirs as pruned", ("pruned", "least squares"), ("pruned", "none"), 0),
     ("both reconstructed", ("pruned", "least squares"), ("pruned", "least squares"), None),
     ("both repaired", ("recovered", "least squares"), ("recovered", "least squares"), 1),
     ("ours repaired, theirs recovered", ("recovered", "least squares"), ("recovered", "none"), 1),
@@ -97,7 +98,7 @@ def best_baseline(
     """
     seeds: dict[str, list[float]] = {}
     for r in records:
-        same = (r["budget"], r["stage"], r["repair"]) == (budget, stage, repair)
+        same = (r["budget"], r["stage"], r.get("repair")) == (budget, stage, repair)
         if same and not by_gates(r["criterion"]):
             seeds.setdefault(r["criterion"], []).append(r["si_sdri"])
     if not seeds:
@@ -204,7 +205,7 @@ def _row(budget: float, criterion: str, found: Sequence[Record]) -> str:
     """Means and spreads over the seeds."""
 
     def of(stage: str, repair: str) -> list[Record]:
-        return [r for r in found if (r["stage"], r["repair"]) == (stage, repair)]
+        return [r for r in found if (r["stage"], r.get("repair")) == (stage, repair)]
 
     pruned, recovered = of("pruned", "none"), of("recovered", "none")
     rebuilt, repaired = of("pruned", "least squares"), of("recovered", "least squares")
