@@ -98,7 +98,8 @@ def lines() -> list[str]:
         f"weights (Conv-TasNet, {search['params'] / 1e6:.2f} M parameters); its channel graph "
         f"takes {graph['graph_seconds']:.1f} s.",
         "",
-        f"{dense[0]['machine']}; tables in `benchmarks/results/`.",
+        f"{dense[0]['machine']}. Tables in `benchmarks/results/`; `fsdd.md` and `speed.md` say "
+        "which targets are met and which are missed.",
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sepprune_tp.errors import require
+from sepprune_tp.report import write_figure
 
 __all__ = ["family_markdown", "plot_family"]
 
@@ -85,14 +86,7 @@ def plot_family(path: str | os.PathLike[str], report: Mapping[str, Any]) -> Path
     axes.set_ylabel("SI-SDRi (dB), before recovery" if scored else "parameters (% of the dense)")
     axes.set_title("One search, several budgets")
     axes.grid(alpha=0.3)
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(scratch, format="png", dpi=130)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return target
+    return write_figure(path, figure)
 
 
 def _line(cells: Sequence[Any]) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "plot_channels",
     "profile_table",
     "stage_figures",
+    "write_figure",
     "write_json",
     "write_text",
 ]
@@ -87,6 +88,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return target
+
+
+def write_figure(path: str | os.PathLike[str], figure: Any) -> Path:
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    target = Path(path)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(scratch, format="png", dpi=130)
         os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
@@ -198,14 +211,7 @@ def plot_channels(path: str | os.PathLike[str], groups: Mapping[str, tuple[int, 
     axes.tick_params(axis="y", labelsize=7)
     axes.set_title("Channels kept, by group of coupled channels (named after its first layer)")
     figure.legend(loc="outside lower right", ncols=2, fontsize=8)
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(scratch, format="png", dpi=130)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return target
+    return write_figure(path, figure)
 
 
 def _headings() -> list[str]:

@@ -217,9 +217,10 @@ def _step(
         values = torch.ones_like(scores).requires_grad_()
     else:
         values = gates.kind.sample(scores, gates.generator)
-    gates.use(torch.ones_like(values, requires_grad=False))
-    with torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None):
-        announce(loss, mixture, gates.model)  # a teacher sees the model with all gates open
+    if hasattr(loss, "begin"):  # a teacher sees the model with all gates open
+        gates.use(torch.ones_like(values, requires_grad=False))
+        with torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None):
+            announce(loss, mixture, gates.model)
     gates.use(values)
     with (
         nullcontext() if state.ahead is None or state.step >= warm else state.ahead.observing(),
