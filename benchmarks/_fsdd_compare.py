@@ -128,7 +128,7 @@ class Comparison:
             self.records.replace(self._record(key, "dense", self.model, 0.0, {}))
 
     def prune(self, criterion: str, budget: float, seed: int, again: bool = False) -> Record:
-        """Prune, score, keep the model and write the record; nothing if that is there.
+        """Prune, score, keep the model and write the record; nothing if there is a record.
 
         Args:
             criterion: One of ``CRITERIA``.
@@ -142,7 +142,7 @@ class Comparison:
         key = {"criterion": criterion, "budget": budget, "seed": seed}
         settings = self.settings.of(criterion)
         found = self._find(**key, stage="pruned", repair="none", settings=settings)
-        if found and self._path(key, "pruned").exists() and not again:
+        if found and not again:
             return found[0]
         seconds = self._gradients(seed).seconds if _needs_gradients(criterion) else 0.0
         began = time.monotonic()
@@ -159,15 +159,16 @@ class Comparison:
         return record
 
     def pruned(self, criterion: str, budget: float, seed: int) -> tuple[nn.Module, KeptChannels]:
-        """A pruned model, chosen now or by an earlier run, and the channels that it kept."""
+        """A pruned model and the channels that it kept; chosen anew if the files are lost."""
         key = {"criterion": criterion, "budget": budget, "seed": seed}
-        record = self.prune(criterion, budget, seed)
+        path = self._path(key, "kept").with_suffix(".pt")
+        there = path.exists() and self._path(key, "pruned").exists()
+        record = self.prune(criterion, budget, seed, again=not there)
         model = load_pruned(self._path(key, "pruned"))
         if fingerprint(model) != record["pruned_sha256"]:
             raise RuntimeError(
                 f"{self._path(key, 'pruned')} is not the model of its record: prune with --again"
             )
-        path = self._path(key, "kept").with_suffix(".pt")
         kept: KeptChannels = torch.load(path, weights_only=False)  # written by prune
         return model, kept
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from sepprune_tp import Budget, GateSet, SepPruneImportance, SepPrunePruner, learn_gates
 from sepprune_tp.losses import pit_neg_si_sdr
+from sepprune_tp.search import masks_for
 
 __all__ = ["METHODS", "Search", "prune_by_gates"]
+
+LOWEST = 0.25  # share of the MACs at which a family is searched
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,13 @@ def _looking_ahead(search: Search) -> GateSet:
     return _learned(search, "budget", lookahead=True)
 
 
+def _of_a_family(search: Search) -> GateSet:
+    """One search at the lowest budget, cut to this one without another."""
+    gates = _learned(replace(search, budget=LOWEST), "budget", lookahead=True)
+    gates.load_masks(masks_for(gates, Budget(macs=search.budget)))
+    return gates
+
+
 def _paper(search: Search) -> GateSet:
     """The published rule; its scores ranked to the budget, because it knows none."""
     return _learned(search, "gumbel")
@@ -51,6 +61,7 @@ def _paper(search: Search) -> GateSet:
 METHODS: dict[str, Callable[[Search], GateSet]] = {
     "sepprune": _ours,
     "sepprune/lookahead": _looking_ahead,
+    "sepprune/family": _of_a_family,
     "paper": _paper,
 }
 """Name of a criterion to what learns its gates and sets their masks."""

@@ -117,7 +117,11 @@ def compare(
             except UnreachableError as error:
                 typer.echo(f"{name} {criterion_} {share} seed {seed_}: {error}")
         table(results)
-        for seed_, share in itertools.product(sorted(seed), budget if recovery_steps else []):
+        for seed_, share in itertools.product(sorted(seed), budget):
+            if not recovery_steps:
+                for criterion_ in filter(by_gates, criteria if len(repairs) > 1 else []):
+                    _say(comparison.reconstruct(criterion_, share, seed_))
+                continue
             try:
                 chosen = filter(by_gates, criteria)
                 for criterion_, repair_ in itertools.product(chosen, repairs):

@@ -138,10 +138,10 @@ def searched(
     steps = len(drawn)
     warm = WARM_UP if start == "taylor" else 0
     model = gates.model.eval().requires_grad_(False)
-    if rule.ahead:
-        gates.lookahead = observed(gates, drawn[:WARM_UP])
     price = 0.0
     scores_ = (starting_scores(start, gates, drawn[:warm]) + rule.start).requires_grad_()
+    if rule.ahead:
+        gates.lookahead = observed(gates, drawn[:WARM_UP])
     optimizer = torch.optim.Adam([scores_], lr=0.1)
     with gates, dense.fast_global_norm():
         for step in range(warm, steps):
@@ -181,6 +181,7 @@ def cells(every: bool) -> list[tuple[str, str, str]]:
     ]
     others = [("hard concrete", "taylor", loss) for loss in LOSSES[1:]]
     others += [("straight-through", "taylor", loss) for loss in LOSSES[1:3]]
+    others += [("hard concrete, ahead", "taylor", loss) for loss in LOSSES if "task +" in loss]
     return with_task + others
 
 

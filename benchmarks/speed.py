@@ -3,7 +3,8 @@
 Latency of one mixture, of a chunk of a stream, and peak memory, for the models of the FSDD
 benchmark, or with ``--full`` for the same classes at Asteroid's default sizes. Models are pruned by
 random scores to a share of the MACs (what is measured depends on widths only), or read from files;
-`optimised` is after `optimize_for_inference`, which the dense baseline gets, too.
+`optimised` is after `optimize_for_inference`, `recorded` after the same with ``record=True``; the
+dense baseline gets both, too.
 
 Usage: python benchmarks/speed.py run; python benchmarks/speed.py table
        python benchmarks/speed.py run --model ConvTasNet --pruned pruned.safetensors
@@ -88,8 +89,12 @@ def variants(dense: nn.Module, budget: float, scope: str, seed: int, file: Path 
         found |= pruned_by_chance(dense, budget, scope, seed)
     else:
         found["pruned"] = load_pruned(file)
-    optimised = {f"{k} optimised": optimize_for_inference(m, noise(1.0)) for k, m in found.items()}
-    return found | optimised
+    states = {
+        f"{key} {state}": optimize_for_inference(one, noise(1.0), record=state == "recorded")
+        for state in ("optimised", "recorded")
+        for key, one in found.items()
+    }
+    return found | states
 
 
 @app.command()

@@ -208,6 +208,67 @@ def test_a_slower_rewrite_is_not_kept() -> None:
     assert type(fast[1]) is nn.PReLU
 
 
+RECORDED = [
+    "ConvTasNet-gLN",
+    "ConvTasNet-causal-cgLN",
+    "SuDORMRFNet",
+    "SuDORMRFImprovedNet",
+    "DPRNNTasNet-LSTM-bi",
+    "TDConvNetpp-fgLN",
+    "DPTNet",
+    "DCCRNet",
+    "DCUNet-pad",
+    "DeMask-cat-mag-cLN",
+]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_model_computes_the_same_at_any_length(name: str) -> None:
+    model = randomised(SEPARATORS[name], 0, torch.float64)
+    x = example(name, torch.float64)
+    fast = optimize_for_inference(model, x, record=True, clock=None)
+    assert [r.name for r in fast.optimisation.kept if r.change == "recorded"] == ["masker"]
+    assert len(fast.optimisation.shapes) == 4
+    for batch, time in ((1, 640), (2, 901), (1, 333), (1, 2000)):
+        generator = torch.Generator().manual_seed(2)
+        other = torch.randn(shape_of(name, batch, time), generator=generator, dtype=x.dtype)
+        with torch.no_grad():
+            expected = model(other)
+            assert (fast(other) - expected).abs().max() <= 1e-10 * expected.abs().max()
+    assert next(fast.parameters()).dtype == torch.float64
+
+
+class Counts(nn.Module):
+    """A size that Python takes from the input: its recording is for one length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Identity() for _ in range(8)))
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x) * float(len(x[0, 0])) * self.scale
+        return y
+
+
+def test_a_part_that_python_steers_is_not_recorded() -> None:
+    model = nn.Sequential(Counts(), nn.Conv1d(1, 1, 1)).eval()
+    x = torch.randn(1, 1, 40)
+    fast = optimize_for_inference(model, x, record=True, clock=None)
+    (rewrite,) = [r for r in fast.optimisation.rewrites if r.change == "recorded"]
+    assert not rewrite.kept and rewrite.reason == "differs"
+    other = torch.randn(1, 1, 23)
+    with torch.no_grad():
+        assert torch.equal(fast(other), model(other))
+
+
+def test_a_recorded_model_is_not_saved(tmp_path: Path) -> None:
+    model = randomised(SEPARATORS["ConvTasNet-gLN"], 0, torch.float32)
+    fast = optimize_for_inference(model, example("ConvTasNet-gLN"), record=True, clock=None)
+    with pytest.raises(SepPruneError, match="Save the model that it was made from"):
+        save_pruned(fast, tmp_path / "fast.safetensors")
+
+
 def test_what_a_caller_hooked_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomised(SEPARATORS["ConvTasNet-gLN"], 0, torch.float32)
     norm = model.masker.bottleneck[0]

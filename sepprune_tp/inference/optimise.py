@@ -16,6 +16,7 @@ from .._unwrap import eagerly, unwrapped
 from ..errors import InputError
 from ..profile import call_arguments
 from .candidates import STAGES, Stage, candidates_of
+from .recording import Recorded, recordable
 from .trial import Site, relative_difference, tolerance, try_out
 
 __all__ = ["OptimisationReport", "Rewrite", "optimize_for_inference"]
@@ -93,6 +94,7 @@ def optimize_for_inference(
     example_inputs: Any,
     *,
     inplace: bool = False,
+    record: bool = False,
     clock: Callable[[], float] | None = time.perf_counter,
 ) -> nn.Module:
     """Rewrite what a model computes slowly, dense or pruned, without changing what it computes.
@@ -107,6 +109,10 @@ def optimize_for_inference(
         model: The model, or a wrapper around it.
         example_inputs: What it is called with, of the length that should be fast.
         inplace: Rewrite the model itself instead of a copy.
+        record: Run the large parts of the model (encoder, masker, decoder) without Python, too: as
+            TorchScript, recorded on the example and frozen. It saves most where layers are small.
+            What Python decides from the length of an input is then decided once; each part is
+            compared on four lengths and left as it is if it differs on one.
         clock: Seconds now, for tests; None takes no times and keeps whatever is right.
 
     Returns:
@@ -118,13 +124,17 @@ def optimize_for_inference(
     """
     plain = unwrapped(model)
     inputs = _inputs(plain, example_inputs)
+    if record:
+        inputs += _more_lengths(plain, inputs)
     target = (plain if inplace else copy.deepcopy(plain)).eval()
     with eagerly(), torch.inference_mode():
         expected = [_copied(target(*args, **kwargs)) for args, kwargs in inputs]
     rewrites: list[tuple[Rewrite, nn.Module, nn.Module]] = []
     with eagerly():
         for stage in STAGES:
-            rewrites += _one_stage(target, stage, inputs, clock)
+            rewrites += _one_stage(target, _sites(target, stage), inputs, clock)
+        if record:
+            rewrites += _one_stage(target, _parts(target), inputs, clock)
         difference = _compare(target, inputs, expected)
         allowed = _END_TO_END * tolerance(_dtype(target))
         while difference > allowed:
@@ -145,16 +155,29 @@ def optimize_for_inference(
     return target
 
 
-def _one_stage(
-    model: nn.Module, stage: Stage, inputs: list[Any], clock: Callable[[], float] | None
-) -> list[tuple[Rewrite, nn.Module, nn.Module]]:
-    """Try and put in place what one stage offers."""
+def _sites(model: nn.Module, stage: Stage) -> list[Site]:
+    """What one stage offers."""
     sites = []
     for name, module in model.named_modules():
         found = candidates_of(module, stage) if name else []
         if found:
             alive = [(change, new.eval().requires_grad_(False)) for change, new in found]
             sites.append(Site(name, module, alive))
+    return sites
+
+
+def _parts(model: nn.Module) -> list[Site]:
+    """The large parts of a model, each against its recording."""
+    return [
+        Site(name, part, [("recorded", Recorded(part).requires_grad_(False))])
+        for name, part in recordable(model)
+    ]
+
+
+def _one_stage(
+    model: nn.Module, sites: list[Site], inputs: list[Any], clock: Callable[[], float] | None
+) -> list[tuple[Rewrite, nn.Module, nn.Module]]:
+    """Try what is offered and put in place what is right and not slower."""
     if not sites:
         return []
     for index, (args, kwargs) in enumerate(inputs):
@@ -255,6 +278,32 @@ def _inputs(model: nn.Module, example_inputs: Any) -> list[tuple[tuple[Any, ...]
                 continue
             return [(args, kwargs), other]
     return [(args, kwargs)]
+
+
+def _more_lengths(model: nn.Module, inputs: list[Any]) -> list[Any]:
+    """A shorter and a longer input, where the model takes them."""
+    args, kwargs = inputs[-1]
+    shorter = _other(args, 1), {k: _other(v, 1) for k, v in kwargs.items()}
+    args, kwargs = inputs[0]
+    longer = _longer(args), {k: _longer(v) for k, v in kwargs.items()}
+    found = []
+    for one in (shorter, longer):
+        with eagerly(), eval_mode(model), torch.inference_mode():
+            try:
+                model(*one[0], **one[1])
+            except Exception:  # a model for some lengths only
+                continue
+        found.append(one)
+    return found
+
+
+def _longer(value: Any) -> Any:
+    """An input and most of it again."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_longer(v) for v in value)
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
+        return value
+    return torch.cat([value, value[..., : value.shape[-1] * 3 // 4 + 1]], -1)
 
 
 def _other(value: Any, batch: int) -> Any:
