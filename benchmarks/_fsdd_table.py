@@ -6,24 +6,13 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from _fsdd_ahead import by_gates, by_seed, summary
 from _records import origin
 
-__all__ = ["Best", "best_baseline", "by_gates", "mean", "of_model", "page"]
+__all__ = ["of_model", "page"]
 
 Record = dict[str, Any]
-Best = tuple[str, float]
 
-TARGETS = {0.5: (1.5, 0.3), 0.25: (3.0, 0.5)}
-"""By budget: dB that ours is to be ahead of torch-pruning's best, before and after recovery."""
-COMPARED = (
-    ("as pruned", ("pruned", "none"), ("pruned", "none"), 0),
-    ("recovered", ("recovered", "none"), ("recovered", "none"), 1),
-    ("ours reconstructed, theirs as pruned", ("pruned", "least squares"), ("pruned", "none"), 0),
-    ("both reconstructed", ("pruned", "least squares"), ("pruned", "least squares"), None),
-    ("both repaired", ("recovered", "least squares"), ("recovered", "least squares"), 1),
-    ("ours repaired, theirs recovered", ("recovered", "least squares"), ("recovered", "none"), 1),
-)
-"""Name, stage and repair of ours, of torch-pruning's, and which of the targets belongs to it."""
 FAMILY, FAMILY_OF = "sepprune/family", "sepprune/lookahead"
 SAME = ("test_mixtures", "test_seconds", "data_sha256", "weights_sha256")
 
@@ -59,10 +48,12 @@ def page(records: Sequence[Record]) -> str:
         "",
         "## Ours against the best of torch-pruning's",
         "",
-        *_summary(shown),
+        *summary(shown),
         "",
         "The best of torch-pruning's is the one with the highest mean on these test mixtures "
-        "themselves, apart before and after recovery, which favours it.",
+        "themselves, apart before and after recovery, which favours it. All were tried on the "
+        "first seed; the others have the best of that one. Differences are of the seeds that both "
+        "have, ± their standard deviation.",
         "",
     ]
     lines += _families(shown)
@@ -78,97 +69,23 @@ def of_model(records: Iterable[Record], name: str) -> list[Record]:
     return [r for r in found if all(r.get(k) == dense.get(k) for k in SAME)]
 
 
-def mean(records: Iterable[Record], **fields: Any) -> float | None:
-    """Mean SI-SDRi in dB of the records with these values; None if there are none."""
-    found = [r["si_sdri"] for r in records if all(r.get(k) == v for k, v in fields.items())]
-    return statistics.fmean(found) if found else None
-
-
-def best_baseline(
-    records: Sequence[Record], budget: float, stage: str, repair: str = "none"
-) -> Best | None:
-    """The torch-pruning criterion with the highest mean SI-SDRi, of those with every seed.
-
-    Args:
-        records: Of one model.
-        budget: Share of the MACs.
-        stage: ``pruned`` or ``recovered``.
-        repair: ``none`` or ``least squares``.
-
-    Returns:
-        Its name and mean in dB; None if there is no baseline.
-    """
-    seeds: dict[str, list[float]] = {}
-    for r in records:
-        same = (r["budget"], r["stage"], r.get("repair")) == (budget, stage, repair)
-        if same and not by_gates(r["criterion"]):
-            seeds.setdefault(r["criterion"], []).append(r["si_sdri"])
-    if not seeds:
-        return None
-    most = max(len(values) for values in seeds.values())
-    means = {n: statistics.fmean(v) for n, v in seeds.items() if len(v) == most}
-    name = max(means, key=lambda n: means[n])
-    return name, means[name]
-
-
-def by_gates(criterion: str) -> bool:
-    """Whether a criterion learns gates: ours or the paper's."""
-    return criterion.startswith(("sepprune", "paper"))
-
-
-def _summary(models: Sequence[Sequence[Record]]) -> list[str]:
-    """One row per model, budget, criterion of ours and what is compared."""
-    rows = [
-        "| model | MACs | criterion | both | ours | best of torch-pruning's | ahead | target | |",
-        "|---|---:|---|---|---:|---|---:|---:|---|",
-    ]
-    for records in models:
-        runs = [r for r in records if r["stage"] != "dense"]
-        ours = sorted({r["criterion"] for r in runs if r["criterion"].startswith("sepprune")})
-        for budget in sorted({r["budget"] for r in runs}, reverse=True):
-            for criterion in ours:
-                for title, (stage, repair), theirs, place in COMPARED:
-                    value = mean(
-                        runs, criterion=criterion, budget=budget, stage=stage, repair=repair
-                    )
-                    best = best_baseline(runs, budget, *theirs)
-                    if value is None or best is None:
-                        continue
-                    targets = TARGETS.get(budget)
-                    target = None if targets is None or place is None else targets[place]
-                    rows.append(
-                        f"| {runs[0]['model']} | {budget:.0%} | {criterion} | {title} "
-                        f"| {value:.2f} | {best[1]:.2f} ({best[0]}) "
-                        f"| {_verdict(value - best[1], target)} |"
-                    )
-    return rows
-
-
 def _families(models: Sequence[Sequence[Record]]) -> list[str]:
     """What one search for all budgets loses against a search for each; nothing if not measured."""
     rows = []
     for records in models:
-        runs = [r for r in records if r["stage"] == "pruned"]
-        seeds = {(r["budget"], r["seed"]) for r in runs if r["criterion"] == FAMILY}
-        for budget in sorted({b for b, _ in seeds}, reverse=True):
-            cells = []
+        for budget in sorted({r["budget"] for r in records}, reverse=True):
+            cells, seeds = [], set()
             for repair in ("none", "least squares"):
-                both = [
-                    mean(
-                        [r for r in runs if (r["budget"], r["seed"]) in seeds],
-                        criterion=criterion,
-                        budget=budget,
-                        repair=repair,
-                    )
-                    for criterion in (FAMILY_OF, FAMILY)
-                ]
-                if None not in both:
-                    own, shared = (float(value or 0.0) for value in both)
-                    cells += [f"{own:.2f}", f"{shared:.2f}", f"{shared - own:+.2f}"]
-            count = sum(b == budget for b, _ in seeds)
+                where = {"budget": budget, "stage": "pruned", "repair": repair}
+                alone = by_seed(records, criterion=FAMILY_OF, **where)
+                shared = by_seed(records, criterion=FAMILY, **where)
+                seeds = alone.keys() & shared.keys()
+                if seeds:
+                    one, other = (statistics.fmean(v[s] for s in seeds) for v in (alone, shared))
+                    cells += [f"{one:.2f}", f"{other:.2f}", f"{other - one:+.2f}"]
             if len(cells) == 6:
-                name = runs[0]["model"]
-                rows.append(f"| {name} | {budget:.0%} | {count} | {' | '.join(cells)} |")
+                name = records[0]["model"]
+                rows.append(f"| {name} | {budget:.0%} | {len(seeds)} | {' | '.join(cells)} |")
     if not rows:
         return []
     return [
@@ -183,14 +100,6 @@ def _families(models: Sequence[Sequence[Record]]) -> list[str]:
         *rows,
         "",
     ]
-
-
-def _verdict(ahead: float, target: float | None) -> str:
-    """Three cells: by how much, the target, and whether it is met, as they are printed."""
-    if target is None:
-        return f"{ahead:+.2f} | |"
-    missed = round(target - round(ahead, 2), 2)
-    return f"{ahead:+.2f} | {target:.1f} | " + ("met" if missed <= 0 else f"missed by {missed:.2f}")
 
 
 def _model(records: Sequence[Record]) -> list[str]:

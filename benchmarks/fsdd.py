@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import _fsdd_dense as dense
 import typer
-from _fsdd_table import by_gates, page
+from _fsdd_ahead import by_gates
+from _fsdd_table import page
 from _records import Records, write_atomically
 
 ROOT = Path(__file__).resolve().parent

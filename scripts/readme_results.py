@@ -14,7 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from _fsdd_table import best_baseline, by_gates, mean, of_model  # noqa: E402
+from _fsdd_ahead import TARGETS, by_gates, lead  # noqa: E402
+from _fsdd_table import of_model  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -29,17 +30,17 @@ STATES = (
 Record = dict[str, Any]
 
 
-def budget_line(records: list[Record], budget: float) -> str:
+def budget_row(records: list[Record], budget: float) -> str:
     """One model and budget: ours and the best of torch-pruning's, before and after recovery."""
-    parts = []
-    for title, criterion, stage, repair in STATES:
-        ours = mean(records, budget=budget, stage=stage, repair=repair, criterion=criterion)
-        best = best_baseline(records, budget, stage, repair)
-        if ours is not None and best is not None:
-            parts.append(f"{title} {ours:.1f}, {short(best[0])} {best[1]:.1f}")
-    if not parts:
-        return f"- {records[0]['model']}, {budget:.0%} of the MACs: not measured."
-    return f"- {records[0]['model']}, {budget:.0%} of the MACs: {'; '.join(parts)}."
+    cells = []
+    for _, criterion, stage, repair in STATES:
+        found = lead(records, criterion, budget, (stage, repair), (stage, repair))
+        cells.append(
+            f"{found.ours:.1f}, {short(found.baseline)} {found.theirs:.1f} ({found.seeds})"
+            if found
+            else "not measured"
+        )
+    return f"| {records[0]['model']} | {budget:.0%} | {' | '.join(cells)} |"
 
 
 def short(criterion: str) -> str:
@@ -74,7 +75,6 @@ def lines() -> list[str]:
     models = [of_model(found, name) for name in dict.fromkeys(r["model"] for r in found)]
     runs = [r for records in models for r in records if r["stage"] != "dense"]
     dense = [next(r for r in records if r["stage"] == "dense") for records in models]
-    seeds = len({r["seed"] for r in runs})
     costs: list[Record] = json.loads((RESULTS / "search_cost.json").read_text())
     search = next(r for r in costs if r["experiment"] == "search_cost")
     graph = next(r for r in costs if r["experiment"] == "graph_cost")
@@ -84,15 +84,17 @@ def lines() -> list[str]:
     whole = ", ".join(
         f"{r['model']} ({r['params'] / 1e3:.0f} k parameters) {r['si_sdri']:.1f}" for r in dense
     )
-    budgets = sorted({r["budget"] for r in runs}, reverse=True)
     return [
         f"SI-SDRi in dB on mixtures of real speech (FSDD, speaker-dependent). Dense: {whole}. "
-        f"Pruned on one graph, {seeds} seed(s), {steps} steps of training where recovered or "
-        "repaired (repaired: reconstructed before, and the dense model as a teacher); ours first, "
-        f"then the best of torch-pruning's criteria ({len(tried)} pruned, {len(trained)} of them "
-        "trained), chosen on the test mixtures themselves:",
+        f"Pruned on one graph; {steps} steps of training where recovered or repaired (repaired: "
+        "reconstructed before, and the dense model as a teacher). Ours first, then the best of "
+        f"torch-pruning's criteria ({len(tried)} pruned, {len(trained)} of them trained), chosen "
+        "on the test mixtures themselves; in brackets the number of seeds.",
         "",
-        *(budget_line(records, budget) for records in models for budget in budgets),
+        f"| model | MACs | {' | '.join(state[0] for state in STATES)} |",
+        "|---|---:|" + "---|" * len(STATES),
+        *(budget_row(records, budget) for records in models for budget in TARGETS),
+        "",
         coverage_line(),
         f"- A search step costs {search['ratio']:.2f} × a forward and backward pass with frozen "
         f"weights (Conv-TasNet, {search['params'] / 1e6:.2f} M parameters); its channel graph "
