@@ -194,7 +194,7 @@ def run(
     seed: Annotated[list[int], typer.Option(help="Of mixtures and samples.")] = [0],  # noqa: B006
     steps: Annotated[int, typer.Option(help="Of every search, warm-up included.")] = 500,
     every: Annotated[bool, typer.Option(help="All rules x starts x losses.")] = False,
-    only: Annotated[str, typer.Option(help="Cells whose name holds this.")] = "",
+    only: Annotated[str, typer.Option(help="One cell, or those whose name holds it.")] = "",
 ) -> None:
     """Learn, prune and score every cell; finished ones are not repeated."""
     torch.set_num_threads(1)
@@ -209,8 +209,11 @@ def run(
         "data_sha256": data_hash(data),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
+    names = {" / ".join(cell) for cell in cells(every)}
     for seed_, share, (rule, start, loss) in itertools.product(seed, budget, cells(every)):
         name = f"{rule} / {start} / {loss}"
+        if only in names and only != name:
+            continue
         key = {"criterion": name, "budget": share, "seed": seed_}
         if only not in name or len(records.find(**key, **common)) == len(REPAIRS):
             continue
