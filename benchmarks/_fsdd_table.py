@@ -51,9 +51,9 @@ def page(records: Sequence[Record]) -> str:
         *summary(shown),
         "",
         "The best of torch-pruning's is the one with the highest mean on these test mixtures "
-        "themselves, apart before and after recovery, which favours it. All were tried on the "
-        "first seed; the others have the best of that one. Differences are of the seeds that both "
-        "have, ± their standard deviation.",
+        "themselves, apart before and after recovery, which favours it. All were pruned on "
+        "the first seed, those close to the best trained; the others have the best of that one. "
+        "Differences are of the seeds that both have, ± their standard deviation.",
         "",
     ]
     lines += _families(shown)

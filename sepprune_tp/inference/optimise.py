@@ -112,7 +112,8 @@ def optimize_for_inference(
         record: Run the large parts of the model (encoder, masker, decoder) without Python, too: as
             TorchScript, recorded on the example and frozen. It saves most where layers are small.
             What Python decides from the length of an input is then decided once; each part is
-            compared on four lengths and left as it is if it differs on one.
+            compared on four lengths (fewer if the model refuses some) and stays if it differs on
+            one. The result stays on its device.
         clock: Seconds now, for tests; None takes no times and keeps whatever is right.
 
     Returns:
