@@ -1,0 +1,1 @@
+"""Benchmarks of sepprune_tp: ``python -m benchmarks`` runs them and writes RESULTS.md."""
