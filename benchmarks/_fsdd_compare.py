@@ -27,10 +27,10 @@ from _records import Records, by_pair, data_hash, environment, scores
 from torch import Tensor, nn
 
 from sepprune_tp import Distillation, load_pruned, profile, reconstruct, save_pruned
+from sepprune_tp.data import MixtureDataset, batches
 from sepprune_tp.evaluate import evaluate
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.losses import pit_neg_si_sdr
-from sepprune_tp.mixtures import MixtureDataset, batches
 from sepprune_tp.recovery import finetune, fingerprint
 
 __all__ = [

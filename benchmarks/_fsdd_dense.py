@@ -16,9 +16,9 @@ from asteroid.masknn.norms import GlobLN
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from sepprune_tp.data import MixtureDataset, load_recordings
 from sepprune_tp.errors import CheckpointError
 from sepprune_tp.evaluate import evaluate
-from sepprune_tp.mixtures import MixtureDataset, load_recordings
 from sepprune_tp.recovery import finetune
 
 __all__ = [

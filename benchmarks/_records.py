@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from sepprune_tp.data import MixtureDataset
 from sepprune_tp.evaluate import Evaluation
-from sepprune_tp.mixtures import MixtureDataset
 
 __all__ = ["Records", "by_pair", "data_hash", "environment", "origin", "scores"]
 

@@ -20,11 +20,11 @@ from _recovery_table import page
 from fsdd import CHECKPOINTS, DATA, RESULTS, WORK
 from torch import nn
 
+from sepprune_tp.data import MixtureDataset, batches
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.evaluate import evaluate
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.losses import pit_neg_si_sdr
-from sepprune_tp.mixtures import MixtureDataset, batches
 from sepprune_tp.recovery import finetune
 from sepprune_tp.recovery.recalibration import recalibrate
 from sepprune_tp.recovery.reconstruction import reconstruct

@@ -36,11 +36,11 @@ from sepprune_tp import (
     profile,
     reconstruct,
 )
+from sepprune_tp.data import batches
 from sepprune_tp.evaluate import evaluate
 from sepprune_tp.gates import Lookahead
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.losses import pit_neg_si_sdr
-from sepprune_tp.mixtures import batches
 from sepprune_tp.search import select
 
 ROOT = Path(__file__).resolve().parent

@@ -29,11 +29,11 @@ from _fsdd_dense import fast_global_norm  # noqa: E402
 from _records import environment  # noqa: E402
 from asteroid.models import ConvTasNet  # noqa: E402
 
+from sepprune_tp.data import MixtureDataset  # noqa: E402
 from sepprune_tp.demo import ASSETS, demo_test_set  # noqa: E402
 from sepprune_tp.demo.synthesis import SAMPLE_RATE, load_or_synthesise  # noqa: E402
 from sepprune_tp.demo.voices import TEST_VOICES, TRAIN_VOICES  # noqa: E402
 from sepprune_tp.evaluate import evaluate  # noqa: E402
-from sepprune_tp.mixtures import MixtureDataset  # noqa: E402
 from sepprune_tp.recovery import RecoveryResult, finetune  # noqa: E402
 
 VERSION = 1

@@ -14,6 +14,7 @@ from sepprune_tp.errors import InputError
 from sepprune_tp.loading import load_model
 
 __all__ = [
+    "AudioRootOption",
     "DataOption",
     "DeviceOption",
     "MixOption",
@@ -38,13 +39,17 @@ DataOption = Annotated[
     Path,
     typer.Option(
         "--data",
-        help="Folder: mix/ s1/ s2/ (WHAM!, LibriMix; with or without split folders above), or "
-        "recordings/ as in FSDD.",
+        help="Folder: mix/ s1/ s2/ (WHAM!, LibriMix), lists of these (Asteroid, Look2Hear, "
+        "LibriMix's metadata), with or without split folders above; or recordings/ as in FSDD.",
         show_default=False,
     ),
 ]
+AudioRootOption = Annotated[
+    Path | None,
+    typer.Option("--audio-root", help="Where the audio is, if not where the lists of --data say."),
+]
 MixOption = Annotated[
-    str | None, typer.Option("--mix", help="Which folder of mixtures, such as mix_both.")
+    str | None, typer.Option("--mix", help="Which of the mixtures, such as mix_both.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="File to write.", show_default=False)]
 RateOption = Annotated[

@@ -16,11 +16,11 @@ from torch import nn
 
 from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import SeedOption, console, example_mixture, say
+from sepprune_tp.data import batches
 from sepprune_tp.demo import ASSETS, demo_model, demo_test_set, demo_training_set
 from sepprune_tp.evaluate import evaluate
 from sepprune_tp.job import SearchSettings, shrink
 from sepprune_tp.measure.latency import compare_latency
-from sepprune_tp.mixtures import batches
 from sepprune_tp.profile import profile
 from sepprune_tp.recovery import finetune
 from sepprune_tp.report import (

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from torch.utils.data import Subset
 
 from sepprune_tp.commands.common import (
+    AudioRootOption,
     DataOption,
     DeviceOption,
     MixOption,
@@ -19,8 +19,8 @@ from sepprune_tp.commands.common import (
     open_model,
     rate_of,
 )
+from sepprune_tp.data import open_mixtures
 from sepprune_tp.evaluate import evaluate as score
-from sepprune_tp.folders import open_mixtures
 from sepprune_tp.report import write_json
 
 __all__ = ["evaluate"]
@@ -33,15 +33,16 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only so many mixtures.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
     mix: MixOption = None,
+    audio_root: AudioRootOption = None,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Separate the mixtures of a folder and score the estimates."""
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
-    mixtures = open_mixtures(data, split, sample_rate=rate, mix=mix)
-    if limit is not None:
-        mixtures = Subset(mixtures, range(min(limit, len(mixtures))))
+    mixtures = open_mixtures(
+        data, split, sample_rate=rate, mix=mix, audio_root=audio_root, limit=limit
+    )
     result = score(network, mixtures, sample_rate=rate)
     table = Table(title=f"{model} on {result.mixtures} mixtures of {data}")
     for heading in ("Metric", "Mean (dB)", "Std (dB)"):

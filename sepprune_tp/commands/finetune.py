@@ -9,6 +9,7 @@ import typer
 
 from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import (
+    AudioRootOption,
     DataOption,
     DeviceOption,
     MixOption,
@@ -21,8 +22,8 @@ from sepprune_tp.commands.common import (
     say,
     writable,
 )
+from sepprune_tp.data import open_mixtures
 from sepprune_tp.distillation import Distillation
-from sepprune_tp.folders import open_mixtures
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery import finetune as recover
 from sepprune_tp.report import environment
@@ -50,6 +51,7 @@ def finetune(
         float, typer.Option(help="Weight of its estimates; that of the sources is 1.")
     ] = 1.0,
     mix: MixOption = None,
+    audio_root: AudioRootOption = None,
     seed: SeedOption = 0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
@@ -58,7 +60,13 @@ def finetune(
     writable(out)
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
-    options: dict[str, Any] = {"sample_rate": rate, "mix": mix, "seconds": seconds, "seed": seed}
+    options: dict[str, Any] = {
+        "sample_rate": rate,
+        "mix": mix,
+        "audio_root": audio_root,
+        "seconds": seconds,
+        "seed": seed,
+    }
     loss: Any = pit_neg_si_sdr
     if distill is not None:
         loss = Distillation(open_model(distill, device), waveform=distill_weight)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from torch.utils.data import Subset
 
 from sepprune_tp.commands.common import (
+    AudioRootOption,
     DataOption,
     DeviceOption,
     MixOption,
@@ -23,8 +23,8 @@ from sepprune_tp.commands.common import (
     writable,
 )
 from sepprune_tp.commands.pruned import save, say_spent, write_family
+from sepprune_tp.data import batches, open_mixtures
 from sepprune_tp.errors import InputError
-from sepprune_tp.folders import open_mixtures
 from sepprune_tp.job import (
     FIT_BATCHES,
     SearchSettings,
@@ -33,7 +33,6 @@ from sepprune_tp.job import (
     search,
     shrink_family,
 )
-from sepprune_tp.mixtures import batches
 from sepprune_tp.profile import profile
 from sepprune_tp.search.batches import first_batches
 
@@ -94,6 +93,7 @@ def prune(
         Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
     ] = None,
     mix: MixOption = None,
+    audio_root: AudioRootOption = None,
     seed: SeedOption = 0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
@@ -122,15 +122,15 @@ def prune(
     writable(out)
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
-    mixtures = open_mixtures(data, "train", sample_rate=rate, mix=mix, seconds=seconds, seed=seed)
+    place: dict[str, Any] = {"sample_rate": rate, "mix": mix, "audio_root": audio_root}
+    mixtures = open_mixtures(data, "train", seconds=seconds, seed=seed, **place)
     example = example_mixture(network, 1.0, rate)
     before = profile(network, example)
     stream = batches(mixtures, batch_size, shuffle_seed=seed)
     if budgets is not None:
         held_out = None
         if curve_mixtures > 0:
-            held_out = open_mixtures(data, "val", sample_rate=rate, mix=mix)
-            held_out = Subset(held_out, range(min(curve_mixtures, len(held_out))))
+            held_out = open_mixtures(data, "val", limit=curve_mixtures, **place)
         members = shrink_family(network, example, stream, settings, wanted, checkpoint=checkpoint)
         write_family(out, model, network, members, example, settings, held_out, rate)
         return

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp.data.mixing import MixtureDataset
 from sepprune_tp.demo.synthesis import SAMPLE_RATE, load_or_synthesise
 from sepprune_tp.demo.voices import TRAIN_VOICES
 from sepprune_tp.errors import DataError, require
-from sepprune_tp.mixtures import MixtureDataset
 
 __all__ = ["ASSETS", "demo_model", "demo_model_card", "demo_test_set", "demo_training_set"]
 

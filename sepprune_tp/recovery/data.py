@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sepprune_tp.data import MapStyle, batches
 from sepprune_tp.errors import DataError, InputError
-from sepprune_tp.mixtures import MapStyle, batches
 
 __all__ = ["Loader", "TrainStream", "ValidationBatches", "check_batch"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sepprune_tp.data import open_mixtures
 from sepprune_tp.errors import DataError, InputError
-from sepprune_tp.folders import FolderMixtures, open_mixtures
 
 soundfile = pytest.importorskip("soundfile")
 RATE = 8000
@@ -26,7 +26,7 @@ def write(folder: Path, count: int, seconds: float = 1.0, mix: str = "mix", seed
 
 
 def test_whole_files(tmp_path: Path) -> None:
-    data = FolderMixtures(write(tmp_path, 3), sample_rate=RATE)
+    data = open_mixtures(write(tmp_path, 3), "test", sample_rate=RATE)
     assert len(data) == 3
     mixture, sources = data[1]
     assert mixture.shape == (RATE,) and sources.shape == (2, RATE)
@@ -38,7 +38,8 @@ def test_whole_files(tmp_path: Path) -> None:
 def test_segments_depend_on_seed_and_index_alone(tmp_path: Path) -> None:
     write(tmp_path, 4)
     first, again, other = (
-        FolderMixtures(tmp_path, sample_rate=RATE, seconds=0.25, seed=seed) for seed in (0, 0, 1)
+        open_mixtures(tmp_path, "test", sample_rate=RATE, seconds=0.25, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert first[7][0].shape == (2000,)
     assert torch.equal(first[7][1], again[7][1])
@@ -48,7 +49,7 @@ def test_segments_depend_on_seed_and_index_alone(tmp_path: Path) -> None:
 
 
 def test_short_files_are_padded(tmp_path: Path) -> None:
-    data = FolderMixtures(write(tmp_path, 1, seconds=0.1), sample_rate=RATE, seconds=0.5)
+    data = open_mixtures(write(tmp_path, 1, seconds=0.1), "test", sample_rate=RATE, seconds=0.5)
     mixture, sources = data[0]
     assert mixture.shape == (4000,) and sources.shape == (2, 4000)
     assert mixture[:800].abs().sum() > 0 and mixture[800:].abs().sum() == 0
@@ -59,7 +60,7 @@ def test_silent_segments_are_drawn_again_or_reported(tmp_path: Path) -> None:
     signal, _ = soundfile.read(tmp_path / "s2" / "00.wav")
     signal[: RATE // 2] = 0
     soundfile.write(tmp_path / "s2" / "00.wav", signal, RATE, "FLOAT")
-    data = FolderMixtures(tmp_path, sample_rate=RATE, seconds=0.25)
+    data = open_mixtures(tmp_path, "test", sample_rate=RATE, seconds=0.25)
     assert all(data[i][1].square().mean(-1).min() > 1e-8 for i in range(20))
     soundfile.write(tmp_path / "s2" / "00.wav", 0 * signal, RATE, "FLOAT")
     with pytest.raises(DataError, match="all had a silent source"):
@@ -76,7 +77,7 @@ def test_splits_above_and_without(tmp_path: Path) -> None:
     assert sizes == [2, 3, 4]
     flat = write(tmp_path / "flat", 20)
     names = {
-        split: set(open_mixtures(flat, split, sample_rate=RATE).names)
+        split: {f.mixture.name for f in open_mixtures(flat, split, sample_rate=RATE).files}
         for split in ("train", "val", "test")
     }
     assert not names["train"] & names["val"]
@@ -84,19 +85,22 @@ def test_splits_above_and_without(tmp_path: Path) -> None:
 
 
 def test_validation_segments_are_few_and_fixed(tmp_path: Path) -> None:
-    data = open_mixtures(write(tmp_path, 20), "val", sample_rate=RATE, seconds=0.25)
-    assert len(data) == 64
-    assert torch.equal(data[5][0], data[5][0])
+    write(tmp_path / "flat", 20)
+    write(tmp_path / "split" / "cv", 3)
+    for folder in (tmp_path / "flat", tmp_path / "split"):
+        data = open_mixtures(folder, "val", sample_rate=RATE, seconds=0.25)
+        assert len(data) == 64
+        assert torch.equal(data[5][0], data[5][0])
 
 
 def test_mix_folder_by_name(tmp_path: Path) -> None:
     write(tmp_path, 2, mix="mix_clean")
     write(tmp_path, 2, mix="mix_both", seed=1)
-    clean = FolderMixtures(tmp_path, sample_rate=RATE)
-    both = FolderMixtures(tmp_path, sample_rate=RATE, mix="mix_both")
+    clean = open_mixtures(tmp_path, "test", sample_rate=RATE)
+    both = open_mixtures(tmp_path, "test", sample_rate=RATE, mix="mix_both")
     assert not torch.equal(clean[0][0], both[0][0])
-    with pytest.raises(DataError, match="no folder of mixtures \\(mix_noisy\\)"):
-        FolderMixtures(tmp_path, sample_rate=RATE, mix="mix_noisy")
+    with pytest.raises(DataError, match=r"no folder of mixtures \(mix_noisy\)"):
+        open_mixtures(tmp_path, "test", sample_rate=RATE, mix="mix_noisy")
 
 
 def test_broken_folders_are_named(tmp_path: Path) -> None:
