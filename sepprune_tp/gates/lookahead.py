@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._modes import device_of
 from .patching import GatedLayer
 
 __all__ = ["Lookahead", "guess"]
@@ -121,12 +122,13 @@ class Lookahead:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state` gave."""
-        self.moments = list(state["moments"])
         self._source = {
             module: source
             for module, source in zip(self._readers, state["source"], strict=True)
             if source is not None
         }
+        device = {source: device_of(module) for module, source in self._source.items()}
+        self.moments = [moment.to(device[i]) for i, moment in enumerate(state["moments"])]
 
 
 def guess(moments: Tensor, gates: Tensor, ridge: float) -> Tensor:

@@ -4,6 +4,7 @@ from .budget import Budget
 from .learn import SearchResult, learn_gates
 from .masks import Spent, family, masks_for, spent
 from .selection import select
+from .sharing import share_of
 
 __all__ = [
     "Budget",
@@ -13,5 +14,6 @@ __all__ = [
     "learn_gates",
     "masks_for",
     "select",
+    "share_of",
     "spent",
 ]

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from .budget import Budget
 from .diagnosis import blame, check_gradient
 from .limits import Limits
 from .masks import Spent, settled, spent
+from .processes import Processes
 from .progress import progress_line
-from .ranking import Steps, smallest
+from .ranking import smallest
 from .rounding import RoundTo, steps_for
-from .state import SearchState, resume, save
+from .state import SearchState, load, restore, save
 
 __all__ = ["SearchResult", "learn_gates"]
 
@@ -82,6 +84,10 @@ def learn_gates(
     cost with multipliers that rise while the budget is exceeded, and ends with the best scores that
     meet the budget from below.
 
+    In a process group of torch.distributed (Lightning's Fabric, torchrun), all processes make one
+    search: each gives its part of every batch (:func:`~sepprune_tp.search.share_of`), all end with
+    the masks that one process has with the whole batches. ``loss`` has to be a mean over mixtures.
+
     Args:
         gates: The gates; their masks are set at the end.
         batches: Any iterable of (mixture (B, T), sources (B, S, T)); started over when it ends.
@@ -93,8 +99,9 @@ def learn_gates(
         seed: Of scores and samples; the same seed gives the same masks.
         clip: Gradient norm of the scores.
         autocast: ``torch.bfloat16`` to run the model in mixed precision.
-        progress: Whether to show a progress bar (with ``rich``).
-        checkpoint: File to resume from if it exists and to write to.
+        progress: Whether to show a progress bar (with ``rich``); of several processes, one does.
+        checkpoint: File to resume from if it exists and to write to; of several processes, the
+            first reads and writes it.
         checkpoint_every: Steps between writes.
         round_to: Widths of the final masks are multiples of this (or the full width); ``"auto"``
             takes for each group the step that this machine likes, from measured layers.
@@ -110,6 +117,8 @@ def learn_gates(
         BudgetError: If a budget is missing or out of reach.
         SearchError: If there are no batches, or a loss or gradient is not finite.
         DataError: If a batch is malformed or holds NaN.
+        InputError: If a setting is wrong, or processes were given different ones. An error in one
+            process ends all of them.
     """
     if steps < 1:
         raise InputError(f"steps={steps}: a search takes at least one step")
@@ -118,7 +127,8 @@ def learn_gates(
             f"lookahead=True with kind={gates.kind.name!r}: only kind='budget' looks ahead. Leave "
             "it out, or make the gates with kind='budget'."
         )
-    limits = _limits(gates, budget)
+    processes = Processes(gates.scores.device)
+    limits = processes.in_turn(lambda: _limits(gates, budget))
     began = time.perf_counter()
     generator = gates.generator.manual_seed(seed)
     scores = gates.kind.initial(len(gates), generator).to(gates.scores.device)
@@ -143,30 +153,36 @@ def learn_gates(
         "autocast": str(autocast),
         "lookahead": lookahead,
     }
-    if checkpoint is not None and Path(checkpoint).exists():
-        resume(Path(checkpoint), gates, state, settings)
+    processes.check_same(settings)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and (content := processes.by_first(lambda: load(path, settings))):
+        restore(content, gates, state)
     device = gates.scores.device
     gates.lookahead = state.ahead if state.step >= _warm_up(steps) else None
     with (
         ExitStack() as stack,
-        progress_line("learning gates", steps, progress) as show,
+        progress_line("learning gates", steps, progress and processes.first) as show,
     ):
         stack.callback(setattr, gates, "lookahead", None)
         stack.enter_context(_frozen(gates.model))
         stack.enter_context(gates)
-        for mixture, sources in checked_batches(batches, steps, state.step, device):
-            record = _step(gates, state, mixture, sources, loss, limits, steps, clip, autocast)
+        stream = checked_batches(batches, steps, state.step, device)
+        probe = partial(_probe, gates, state, stream, loss, _warm(gates, limits, steps), autocast)
+        while state.step < steps:
+            seen = _together(processes, state, processes.attempt(probe))
+            record = _step(gates, state, seen, limits, steps, clip)
+            processes.follow_first([gates.scores, state.multipliers])
             state.history.append(record)
             state.step += 1
             show(state.step, _text(record))
-            if checkpoint is not None and state.step % checkpoint_every == 0:
-                save(Path(checkpoint), gates, state, settings)
+            if path is not None and state.step % checkpoint_every == 0:
+                processes.by_first(lambda: save(path, gates, state, settings))
     gates.scores = gates.scores.detach()
     gates.ties = state.taylor
-    gates.set_keep(_final(gates, state, limits, steps_for(gates, round_to)))
+    keep, met = processes.by_first(lambda: _settle(gates, state, limits, round_to))
+    gates.set_keep(keep)
     remember(gates)
     seconds = time.perf_counter() - began
-    met = {} if limits is None else spent(limits, gates.keep)
     return SearchResult(gates.cost(), gates.cost_model.dense, seconds, state.history, met)
 
 
@@ -199,21 +215,37 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _step(
+@dataclass
+class _Seen:
+    """What a batch, or a process's part of it, says about the gates.
+
+    Attributes:
+        values: The gates that it was run with, shape (N,), differentiable in the scores.
+        gradient: Of the loss in these gates, shape (N,).
+        figures: Loss, and SI-SDR in dB, shape (2,), float64, on the CPU.
+        mixtures: Size of the batch.
+        warm: Whether all gates were open, to measure how much each matters.
+    """
+
+    values: Tensor
+    gradient: Tensor
+    figures: Tensor
+    mixtures: int
+    warm: bool
+
+
+def _probe(
     gates: GateSet,
     state: SearchState,
-    mixture: Tensor,
-    sources: Tensor,
+    stream: Iterator[tuple[Tensor, Tensor]],
     loss: Loss,
-    limits: Limits | None,
-    steps: int,
-    clip: float,
+    warm_up: int,
     autocast: torch.dtype | None,
-) -> dict[str, float]:
-    learning = limits is not None and isinstance(gates.kind, HardConcrete)
-    warm = _warm_up(steps) if learning else 0
-    scores = gates.scores
-    if state.step < warm:
+) -> _Seen:
+    """Run the gated model on the next batch, forward and backward to the gates."""
+    mixture, sources = next(stream)
+    scores, warm = gates.scores, state.step < warm_up
+    if warm:
         values = torch.ones_like(scores).requires_grad_()
     else:
         values = gates.kind.sample(scores, gates.generator)
@@ -223,30 +255,59 @@ def _step(
             announce(loss, mixture, gates.model)
     gates.use(values)
     with (
-        nullcontext() if state.ahead is None or state.step >= warm else state.ahead.observing(),
+        nullcontext() if state.ahead is None or not warm else state.ahead.observing(),
         torch.autocast(mixture.device.type, dtype=autocast, enabled=autocast is not None),
     ):
         estimates = gates.model(mixture)
     task = loss(estimates.float() if autocast is not None else estimates, sources)
     if not bool(torch.isfinite(task)):
         raise SearchError(blame(gates, mixture, state.step))
-    if state.step < warm:
-        macs = 1.0
-        _measure(gates, state, task, values, warm)
+    (gradient,) = torch.autograd.grad(task, values)
+    figures = torch.tensor([float(task.detach()), _si_sdr(estimates, sources)]).double()
+    return _Seen(values, gradient, figures, len(mixture), warm)
+
+
+def _together(processes: Processes, state: SearchState, seen: _Seen) -> _Seen:
+    """What the whole batch says, from what its parts say.
+
+    The means have to be taken here: neither |dL / dgate|, nor the clipped gradient that the
+    published rule hands on to the scores, is the mean of what the parts would give.
+    """
+    moments = state.ahead.moments if state.ahead is not None and seen.warm else []
+    found = processes.mean([seen.gradient, seen.figures, *moments], seen.mixtures)
+    if moments and state.ahead is not None:
+        state.ahead.moments = found[2:]  # the sums before this step are the same in all
+    return replace(seen, gradient=found[0], figures=found[1])
+
+
+def _step(
+    gates: GateSet,
+    state: SearchState,
+    seen: _Seen,
+    limits: Limits | None,
+    steps: int,
+    clip: float,
+) -> dict[str, float]:
+    """Use what a batch said; returns the record of the step."""
+    warm = _warm(gates, limits, steps)
+    learning = limits is not None and isinstance(gates.kind, HardConcrete)
+    macs = 1.0
+    if seen.warm:
+        _measure(gates, state, seen.gradient, warm)
     else:
         tightness = _tightness(state.step, warm, steps)
-        macs = _update(gates, state, task, limits if learning else None, tightness, clip)
-        state.last = values.detach().float().cpu()
+        macs = _update(gates, state, seen, limits if learning else None, tightness, clip)
+        state.last = seen.values.detach().float().cpu()
         if not learning:
             macs = gates.cost_model.exact(state.last > 0).macs / gates.cost_model.dense.macs
-    return {"loss": float(task.detach()), "si_sdr": _si_sdr(estimates, sources), "macs": macs}
+    loss, si_sdr = seen.figures.tolist()
+    return {"loss": loss, "si_sdr": si_sdr, "macs": macs}
 
 
-def _measure(gates: GateSet, state: SearchState, task: Tensor, values: Tensor, warm: int) -> None:
+def _measure(gates: GateSet, state: SearchState, gradient: Tensor, warm: int) -> None:
     """A step of the warm-up: add |dL / dgate|; the last one sets the scores."""
-    (gradient,) = torch.autograd.grad(task, values)
     check_gradient(gates, gradient, state.step)
-    state.taylor += gradient.detach().float().abs().cpu()
+    state.taylor += gradient.float().abs().cpu()
     if state.step + 1 == warm:
         _start_from(gates, state.taylor / warm)
         gates.lookahead = state.ahead
@@ -255,21 +316,21 @@ def _measure(gates: GateSet, state: SearchState, task: Tensor, values: Tensor, w
 def _update(
     gates: GateSet,
     state: SearchState,
-    task: Tensor,
+    seen: _Seen,
     limits: Limits | None,
     tightness: float,
     clip: float,
 ) -> float:
     """A step on the scores, and on the multipliers; returns the expected share of the MACs."""
-    total, macs = task, 1.0
+    macs = 1.0
+    state.optimizer.zero_grad()
+    seen.values.backward(seen.gradient)
     if limits is not None:
         excess, macs = _excess(gates, limits, tightness)
         price = state.multipliers.to(excess.device) * excess
-        total = task + (price + _STIFFNESS * excess.clamp(min=0).square()).sum().to(task.dtype)
+        (price + _STIFFNESS * excess.clamp(min=0).square()).sum().backward()
         rise = _RISE * excess.detach().cpu()
         state.multipliers = (state.multipliers + rise).clamp(min=0)
-    state.optimizer.zero_grad()
-    total.backward()
     assert gates.scores.grad is not None
     check_gradient(gates, gates.scores.grad, state.step)
     torch.nn.utils.clip_grad_norm_([gates.scores], clip)
@@ -283,6 +344,12 @@ def _si_sdr(estimates: Tensor, sources: Tensor) -> float:
     if estimates.shape != sources.shape or sources.shape[1] > MAX_SOURCES:
         return math.nan
     return float(pit_si_sdr(estimates.float(), sources.float())[0].mean())
+
+
+def _warm(gates: GateSet, limits: Limits | None, steps: int) -> int:
+    """Steps of the warm-up of this search; the published rule has none."""
+    learning = limits is not None and isinstance(gates.kind, HardConcrete)
+    return _warm_up(steps) if learning else 0
 
 
 def _warm_up(steps: int) -> int:
@@ -325,9 +392,19 @@ def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, f
     return excess, macs
 
 
-def _final(gates: GateSet, state: SearchState, limits: Limits | None, steps: Steps) -> Tensor:
-    if limits is not None:
-        return settled(gates, limits, steps=steps)
+def _settle(
+    gates: GateSet, state: SearchState, limits: Limits | None, round_to: RoundTo
+) -> tuple[Tensor, dict[str, Spent]]:
+    """The final masks, (N,), bool, and what they spend."""
+    steps = steps_for(gates, round_to)
+    if limits is None:
+        return _last(gates, state), {}
+    keep = settled(gates, limits, steps=steps)
+    return keep, spent(limits, keep)
+
+
+def _last(gates: GateSet, state: SearchState) -> Tensor:
+    """The last sample, (N,), bool."""
     keep = state.last > 0
     for group in gates.groups:  # a layer cannot run without channels: its best one stays
         if not bool(keep[group.gates].any()):

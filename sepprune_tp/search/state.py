@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..gates import GateSet, Lookahead
 
-__all__ = ["SearchState", "resume", "save"]
+__all__ = ["SearchState", "load", "restore", "save"]
 
 _FORMAT = 3
 
@@ -69,14 +69,19 @@ def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any
     os.replace(temporary, path)
 
 
-def resume(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
-    """Put gates and state where a file says.
+def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Read the file of a search; None if there is none.
+
+    Returns:
+        For :func:`restore`, all tensors on the CPU.
 
     Raises:
         CheckpointError: If the file is not of a search, or of another search.
     """
+    if not path.exists():
+        return None
     try:
-        content = torch.load(path, weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = content["settings"]
     except Exception as error:
         raise CheckpointError(
@@ -88,6 +93,11 @@ def resume(path: Path, gates: GateSet, state: SearchState, settings: dict[str, A
             f"{path} belongs to another search: it was started with {found}, this one with "
             f"{settings}. Delete it or give another path."
         )
+    return content
+
+
+def restore(content: dict[str, Any], gates: GateSet, state: SearchState) -> None:
+    """Put gates and state where a file says."""
     with torch.no_grad():
         gates.scores.copy_(content["scores"])
     state.optimizer.load_state_dict(content["optimizer"])
