@@ -64,4 +64,6 @@ class Criterion(Protocol):
         UnreachableError: If it cannot meet the budget.
     """
 
-    def __call__(self, search: Search) -> Chosen: ...
+    def __call__(self, search: Search) -> Chosen:
+        """Choose the channels that stay."""
+        ...
