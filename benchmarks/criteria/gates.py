@@ -1,0 +1,80 @@
+"""Our search: learned gates that compute what pruning would leave, under the budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.criteria.base import Chosen, Search
+from benchmarks.criteria.gating import gates_of
+from benchmarks.criteria.options import OptionError, one_of, positive, read
+from benchmarks.criteria.ranking import reaching
+from sepprune_tp import Budget, Distillation, GateSet, learn_gates
+from sepprune_tp.losses import pit_neg_si_sdr
+from sepprune_tp.search import masks_for
+
+__all__ = ["LOWEST", "Options", "choose"]
+
+LOWEST = 0.25
+"""Share of the MACs at which a family is searched."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    Attributes:
+        kind: ``budget`` (ours) or ``gumbel`` (the paper's gates, ranked to the budget).
+        lookahead: Whether open channels stand in for closed ones, as after reconstruction.
+        family: Whether to search at :data:`LOWEST` and cut to the budget by the scores.
+        distill: ``none``: the task loss alone; ``waveform``: also the estimates of the dense model;
+            ``features``: also the outputs of the gated groups' root layers.
+        steps: Of the search.
+        batch: Mixtures in a step.
+        lr: Of Adam.
+    """
+
+    kind: str = "budget"
+    lookahead: bool = False
+    family: bool = False
+    distill: str = "none"
+    steps: int = 500
+    batch: int = 1
+    lr: float = 0.1
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, ("budget", "gumbel"))
+        one_of("distill", self.distill, ("none", "waveform", "features"))
+        positive(steps=self.steps, batch=self.batch, lr=self.lr)
+        if self.lookahead and self.kind != "budget":
+            raise OptionError(f"lookahead with kind={self.kind!r}: only 'budget' looks ahead")
+
+
+def choose(search: Search) -> Chosen:
+    """Learn gates and keep what they leave open."""
+    options = read(Options, search.options)
+    gates = gates_of(search, options.kind)
+    searched = min(LOWEST, search.budget) if options.family else search.budget
+    with reaching(searched):
+        learn_gates(
+            gates,
+            search.batches(options.steps, options.batch),
+            _loss(options.distill, gates),
+            budget=Budget(macs=searched),
+            steps=options.steps,
+            lr=options.lr,
+            seed=search.seed,
+            progress=False,
+            lookahead=options.lookahead,
+        )
+    if not options.family:
+        return Chosen(gates.masks())
+    return Chosen(masks_for(gates, Budget(macs=search.budget)), {"searched at": searched})
+
+
+def _loss(distill: str, gates: GateSet) -> Any:
+    """The task loss, or with it a distillation from the dense model."""
+    if distill == "none":
+        return pit_neg_si_sdr
+    names = [group.name for group in gates.groups] if distill == "features" else []
+    return Distillation(features=dict.fromkeys(names, 1 / max(1, len(names))), kept=gates)
