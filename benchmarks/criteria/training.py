@@ -1,0 +1,45 @@
+"""Training a model with its gates on, for criteria that do not leave the weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sepprune_tp import GateSet
+
+__all__ = ["step", "trainable"]
+
+
+@contextmanager
+def trainable(gates: GateSet) -> Iterator[None]:
+    """Gates on and gradients for the weights; the model stays in evaluation mode.
+
+    Running statistics are those of the dense model, as in the package's search. Afterwards no
+    parameter holds a gradient.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in gates.model.modules())
+    # cuDNN refuses the backward pass of a recurrent layer in evaluation mode
+    with gates, torch.backends.cudnn.flags(enabled=not recurrent):
+        try:
+            yield
+        finally:
+            gates.model.zero_grad(set_to_none=True)
+
+
+def step(loss: Tensor, optimizer: torch.optim.Optimizer, clip: float) -> None:
+    """One step of an optimizer, the gradient of each of its groups clipped to a norm.
+
+    Args:
+        loss: Scalar.
+        optimizer: Its parameters are the only ones that move; gradients of others are dropped with
+            the next call of theirs.
+        clip: Norm.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimizer.param_groups:
+        torch.nn.utils.clip_grad_norm_(group["params"], clip)
+    optimizer.step()
