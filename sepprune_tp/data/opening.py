@@ -139,8 +139,8 @@ def _nothing(root: Path, split: str, mix: str | None, audio_root: Path | None) -
     )
     return (
         f"{root} has {audio}no lists ({', '.join(f'{name}.json' for name in names)}), no metadata "
-        f"(mixture_{splits[0]}_{mix or 'mix_clean'}.csv...) and no recordings/, neither by itself nor in "
-        f"{', '.join(f'{name}/' for name in splits)}; it holds {held or 'nothing'}. Expected mix/, "
-        "s1/, s2/ with the same file names in each (WHAM!, LibriMix), mix.json, s1.json, s2.json "
+        f"(mixture_{splits[0]}_{mix or 'mix_clean'}.csv...) and no recordings/, neither "
+        f"by itself nor in {', '.join(f'{name}/' for name in splits)}; it holds {held or 'nothing'}. "
+        "Expected mix/, s1/, s2/ with the same file names in each (WHAM!, LibriMix), mix.json, s1.json, s2.json "
         "(Asteroid, Look2Hear), LibriMix's metadata, or recordings/ as in FSDD."
     )

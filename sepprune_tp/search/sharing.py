@@ -67,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ItemBatches:
-    """:func:`sepprune_tp.mixtures.batches` as often as wanted, or a part of each.
+    """:func:`sepprune_tp.data.batches` as often as wanted, or a part of each.
 
     Attributes:
         dataset: Sized map from index to (mixture (T,), sources (S, T)).
