@@ -132,15 +132,15 @@ def _nothing(root: Path, split: str, mix: str | None, audio_root: Path | None) -
     names, splits = mixes(mix), split_names(split)
     there = sorted(path.name for path in root.iterdir())
     held = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
-    audio = (
-        f"no folder of mixtures ({', '.join(names)}), "
-        if audio_root is None
-        else "nothing that audio_root is for: "
-    )
+    lists = ", ".join(f"{name}.json" for name in names)
+    above = ", ".join(f"{name}/" for name in splits)
+    audio = f"no folder of mixtures ({', '.join(names)}) and no recordings/,"
+    if audio_root is not None:
+        audio = "nothing that audio_root is for:"
     return (
-        f"{root} has {audio}no lists ({', '.join(f'{name}.json' for name in names)}), no metadata "
-        f"(mixture_{splits[0]}_{mix or 'mix_clean'}.csv...) and no recordings/, neither "
-        f"by itself nor in {', '.join(f'{name}/' for name in splits)}; it holds {held or 'nothing'}. "
-        "Expected mix/, s1/, s2/ with the same file names in each (WHAM!, LibriMix), mix.json, s1.json, s2.json "
-        "(Asteroid, Look2Hear), LibriMix's metadata, or recordings/ as in FSDD."
+        f"{root} has {audio} no lists ({lists}), no metadata (mixture_{splits[0]}_"
+        f"{mix or 'mix_clean'}.csv...), neither by itself nor in {above}; it holds "
+        f"{held or 'nothing'}. Expected mix/, s1/, s2/ with the same file names in each (WHAM!, "
+        "LibriMix), mix.json, s1.json, s2.json (Asteroid, Look2Hear), LibriMix's metadata, or "
+        "recordings/ as in FSDD."
     )
