@@ -1,0 +1,1 @@
+"""What every experiment shares: configurations, data, dense models, runs and their records."""

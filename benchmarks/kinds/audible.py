@@ -1,0 +1,173 @@
+"""Something to hear: separated WAVs and spectrograms, and PESQ and STOI beside SI-SDRi."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.harness.bench import NO_CHOICE, Bench, Cell
+from benchmarks.harness.config import Experiment, Recovery, find
+from benchmarks.harness.dense import fast_global_norm
+from benchmarks.harness.records import Record, Records, environment
+from benchmarks.harness.running import benches, records_of
+from benchmarks.pages.markdown import table
+from benchmarks.pages.spectrograms import spectrogram_plot
+from sepprune_tp.errors import require
+from sepprune_tp.evaluate import evaluate
+from sepprune_tp.losses import pit_si_sdr
+from sepprune_tp.profile import profile
+
+from .base import Kind, Only, wants
+
+__all__ = ["KIND"]
+
+LEVEL = 0.9  # peak of a written WAV file
+
+
+def _cells(experiment: Experiment, source: Experiment) -> Iterator[Cell]:
+    """The dense model, and what the configuration names."""
+    first = source.seeds[0]
+    yield Cell(NO_CHOICE, 1.0, first, Recovery("pruned"))
+    choices = {choice.label: choice for choice in source.criteria}
+    for label, budget, way in experiment.options["cells"]:
+        yield Cell(choices[label], float(budget), first, source.recoveries[way])
+
+
+def _run(experiment: Experiment, only: Only, say: Callable[[str], None]) -> None:
+    source = find(experiment.options["of"])
+    records = Records(records_of(experiment))
+    for bench in benches(source, only.get("model") or ()):
+        for cell in _cells(experiment, source):
+            if bench.dense.name not in experiment.models or not wants(only, "seed", cell.seed):
+                continue
+            key = _key(experiment, bench, cell)
+            origin = bench.run(cell)
+            if records.find(**key, origin=origin["identity"]):
+                continue
+            record = {**key, "origin": origin["identity"], **_measure(experiment, bench, cell)}
+            records.replace({**record, **environment()})
+            say(f"{bench.dense.name} {cell.choice.label} {cell.budget:.0%} {cell.recovery.name}")
+
+
+def _key(experiment: Experiment, bench: Bench, cell: Cell) -> Record:
+    return {
+        "experiment": experiment.name,
+        "model": bench.dense.name,
+        "data": bench.corpus.name,
+        "criterion": cell.choice.label,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "recovery": cell.recovery.name,
+        "stage": cell.stage,
+    }
+
+
+def _measure(experiment: Experiment, bench: Bench, cell: Cell) -> Record:
+    model = bench.model(cell)
+    rate = bench.corpus.sample_rate
+    test = bench.corpus.test(experiment.test["mixtures"], experiment.test["seconds"])
+    with fast_global_norm():
+        found = evaluate(model, test, sample_rate=rate)
+        heard = [_heard(model, *test[index]) for index in range(len(test))]
+    cost = profile(model, bench.dense.example)
+    pesq, stoi = zip(*(_perceived(*one, rate) for one in heard), strict=True)
+    name = f"{bench.dense.name}_{_slug(cell)}"
+    files = {}
+    for index in range(int(experiment.options["written"])):
+        files |= _written(f"{name}_{index}", *heard[index], rate)
+    return {
+        "si_sdri": round(found.si_sdri, 3),
+        "sdri": round(found.sdri, 3),
+        "pesq": round(statistics.fmean(pesq), 3),
+        "stoi": round(statistics.fmean(stoi), 4),
+        "params": cost.params,
+        "macs": cost.macs,
+        "seconds": 0.0,
+        "mixtures": len(test),
+        "files": files,
+    }
+
+
+def _heard(model: Any, mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixture (T,), sources (S, T), and estimates (S, T) in the order of the sources."""
+    with torch.no_grad():
+        estimates = model(mixture[None])
+    order = pit_si_sdr(estimates, sources[None])[1][0]
+    return mixture, sources, estimates[0][order]
+
+
+def _perceived(
+    mixture: Tensor, sources: Tensor, estimates: Tensor, rate: int
+) -> tuple[float, float]:
+    """PESQ (narrow band below 16 kHz) and STOI, mean over the sources."""
+    pesq = require("pesq", "benchmark", "PESQ").pesq
+    stoi = require("pystoi", "benchmark", "STOI").stoi
+    band = "wb" if rate >= 16000 else "nb"
+    pairs = [(s.double().numpy(), e.double().numpy()) for s, e in zip(sources, estimates)]  # noqa: B905
+    quality = statistics.fmean(pesq(rate, clean, heard, band) for clean, heard in pairs)
+    return quality, statistics.fmean(float(stoi(clean, heard, rate)) for clean, heard in pairs)
+
+
+def _written(
+    name: str, mixture: Tensor, sources: Tensor, estimates: Tensor, rate: int
+) -> dict[str, str]:
+    """Write the WAV files of one mixture under runs/; SHA-256 of each, and its plot."""
+    soundfile = require("soundfile", "train", "Writing WAV files")
+    folder = Path(__file__).resolve().parents[2] / "runs" / "audible"
+    folder.mkdir(parents=True, exist_ok=True)
+    signals = {"mixture": mixture}
+    signals |= {f"source{n + 1}": signal for n, signal in enumerate(sources)}
+    signals |= {f"estimate{n + 1}": signal for n, signal in enumerate(estimates)}
+    digests = {}
+    for part, signal in signals.items():
+        samples = signal.numpy()
+        samples = (samples * LEVEL / max(1e-9, float(np.abs(samples).max()))).astype(np.float32)
+        path = folder / f"{name}_{part}.wav"
+        soundfile.write(path, samples, rate, subtype="PCM_16")
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    spectrogram_plot(name, signals, rate)
+    return digests
+
+
+def _slug(cell: Cell) -> str:
+    label = cell.choice.label.replace("/", "-").replace(" ", "-")
+    return f"{label}_{round(100 * cell.budget)}_{cell.recovery.name.replace(' ', '-')}"
+
+
+def _section(experiment: Experiment) -> list[str]:
+    items = Records(records_of(experiment)).items
+    rows = [
+        [
+            r["model"],
+            r["criterion"] if r["stage"] != "dense" else "dense",
+            f"{r['budget']:.0%}",
+            r["recovery"] if r["stage"] != "dense" else "",
+            f"{r['si_sdri']:.2f}",
+            f"{r['sdri']:.2f}",
+            f"{r['pesq']:.2f}",
+            f"{r['stoi']:.3f}",
+            str(r["mixtures"]),
+        ]
+        for r in items
+    ]
+    if not rows:
+        return []
+    heads = ["model", "criterion", "MACs", "recovery", "SI-SDRi", "SDRi", "PESQ", "STOI"]
+    plots = [
+        f"![spectrograms of {name}](plots/{path.name})"
+        for path in sorted((Path(__file__).resolve().parents[1] / "plots").glob("heard_*.png"))
+        for name in [path.stem.removeprefix("heard_")]
+    ]
+    return [*table([*heads, "mixtures"], rows, text=(0, 1, 3)), "", *plots]
+
+
+KIND = Kind(
+    _run, lambda experiment: f"{len(Records(records_of(experiment)).items)} cells", _section
+)

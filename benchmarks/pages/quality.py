@@ -1,0 +1,167 @@
+"""Quality against MACs: every criterion at every budget, and ours against each, seed by seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from scipy import stats
+
+from benchmarks.harness.config import Experiment
+
+from .markdown import spread, table
+from .plots import quality_plot
+
+__all__ = ["ours", "section", "values_by_seed"]
+
+Record = dict[str, Any]
+
+
+def ours(label: str) -> bool:
+    """Whether a criterion is this package's."""
+    return label.startswith("sepprune")
+
+
+def values_by_seed(records: Iterable[Record], **fields: Any) -> dict[int, float]:
+    """SI-SDRi in dB of the records with these values."""
+    return {
+        r["seed"]: r["si_sdri"] for r in records if all(r.get(k) == v for k, v in fields.items())
+    }
+
+
+def section(experiment: Experiment, records: list[Record]) -> list[str]:
+    """A plot and two tables for every dense model."""
+    lines: list[str] = []
+    for name in experiment.models:
+        found = [r for r in records if r["model"] == name]
+        dense = next((r for r in found if r["stage"] == "dense"), None)
+        runs = [r for r in found if r["stage"] != "dense"]
+        if dense is None or not runs:
+            continue
+        lines += [
+            f"### {name}",
+            "",
+            f"Dense: {dense['si_sdri']:.2f} dB SI-SDRi, {dense['sdri']:.2f} dB SDRi, "
+            f"{dense['params']:,} parameters, {dense['macs'] / 1e6:.1f} M MACs for one second.",
+            "",
+            quality_plot(experiment, name, dense, runs),
+            "",
+            *_values(experiment, runs),
+            "",
+            *_comparison(experiment, runs),
+            "",
+        ]
+    return lines
+
+
+def _labels(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
+    """Criteria that were run, in the order of the configuration."""
+    there = {r["criterion"] for r in runs}
+    return [choice.label for choice in experiment.criteria if choice.label in there]
+
+
+def _values(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
+    """SI-SDRi by budget, criterion and recovery."""
+    ways = [name for name in experiment.recoveries if any(r["recovery"] == name for r in runs)]
+    rows = []
+    for budget in experiment.budgets:
+        for label in _labels(experiment, runs):
+            cells = []
+            for way in ways:
+                by_seed = values_by_seed(runs, criterion=label, budget=budget, recovery=way)
+                cells.append(spread(list(by_seed.values()), len(experiment.seeds)))
+            mine = [r for r in runs if r["criterion"] == label and r["budget"] == budget]
+            if not mine:
+                continue
+            share = statistics.fmean(r["macs_share"] for r in mine)
+            params = statistics.fmean(r["params"] for r in mine)
+            choosing = statistics.fmean(r["choosing_seconds"] for r in mine)
+            rows.append(
+                [
+                    f"{budget:.0%}",
+                    label,
+                    *cells,
+                    f"{params:,.0f}",
+                    f"{share:.1%}",
+                    f"{choosing:.0f}",
+                ]
+            )
+    heads = ["MACs", "criterion", *ways, "parameters", "MACs kept", "choosing (s)"]
+    return table(heads, rows, text=(1,))
+
+
+def _comparison(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
+    """Ours against the best of the others after each recovery: difference, spread, paired test."""
+    rows = []
+    labels = _labels(experiment, runs)
+    for budget in experiment.budgets:
+        for way in experiment.recoveries:
+            where = {"budget": budget, "recovery": way}
+            others = {
+                label: values_by_seed(runs, criterion=label, **where)
+                for label in labels
+                if not ours(label)
+            }
+            whole = {k: v for k, v in others.items() if len(v) == len(experiment.seeds)}
+            if not whole:
+                continue
+            best = max(whole, key=lambda label: statistics.fmean(whole[label].values()))
+            for label in filter(ours, labels):
+                mine = values_by_seed(runs, criterion=label, **where)
+                seeds = sorted(mine.keys() & whole[best].keys())
+                if len(seeds) < len(experiment.seeds):
+                    continue
+                rows.append(_against(runs, f"{budget:.0%}", way, label, best, where, seeds))
+    if not rows:
+        return []
+    heads = ["MACs", "recovery", "ours", "best of the others", "ours ahead (dB)", "seeds"]
+    return [
+        "Ours against the best of the others, which is chosen on these test mixtures (that favours "
+        "it); *p*: two-sided paired t-test over the mean of each test mixture over the seeds.",
+        "",
+        *table([*heads, "p"], rows, text=(1, 2, 3)),
+    ]
+
+
+def _against(
+    runs: Sequence[Record],
+    budget: str,
+    way: str,
+    label: str,
+    best: str,
+    where: dict[str, Any],
+    seeds: Sequence[int],
+) -> list[str]:
+    mine = values_by_seed(runs, criterion=label, **where)
+    theirs = values_by_seed(runs, criterion=best, **where)
+    gaps = [mine[seed] - theirs[seed] for seed in seeds]
+    sides = [_by_mixture(runs, one, where, seeds) for one in (label, best)]
+    p = float(stats.ttest_rel(*sides).pvalue)
+    mean = statistics.fmean(theirs[seed] for seed in seeds)
+    ahead = f"{statistics.fmean(gaps):+.2f}"
+    if len(gaps) > 1:
+        ahead += f" ± {statistics.stdev(gaps):.2f}"
+    return [
+        budget,
+        way,
+        label,
+        f"{best} ({mean:.2f})",
+        ahead,
+        str(len(seeds)),
+        "< 0.001" if p < 0.001 else f"{p:.3f}",
+    ]
+
+
+def _by_mixture(
+    runs: Sequence[Record], label: str, where: dict[str, Any], seeds: Sequence[int]
+) -> list[float]:
+    """SI-SDRi in dB of every test mixture, mean over seeds."""
+    found = [
+        r["per_mixture"]
+        for r in runs
+        if r["criterion"] == label
+        and r["seed"] in seeds
+        and all(r[k] == v for k, v in where.items())
+    ]
+    return [statistics.fmean(values) for values in zip(*found, strict=True)]
