@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow lint format clean
+.PHONY: help install demo test slow results lint format clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -28,6 +28,9 @@ test: $(STAMP) ## Run the tests that are quick.
 
 slow: $(STAMP) ## Run the tests that are slow.
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+results: $(STAMP) ## Write benchmarks/RESULTS.md and its plots again from the records.
+	$(BIN)/python -m benchmarks results
 
 lint: $(STAMP) ## Check style, format and types.
 	$(BIN)/ruff check .

@@ -67,7 +67,17 @@ EXTRAS = {
         # Speech synthesiser in a wheel: makes the mixtures that the shipped model was trained on.
         "espeakng-loader>=0.2.4,<0.3",
     ],
+    "benchmark": [
+        # Reads the configurations of the experiments.
+        "pyyaml>=6,<7",
+        # Intelligibility of what is heard.
+        "pystoi>=0.4,<0.5",
+        # Perceived quality (ITU-T P.862); built from source, which needs a C compiler.
+        "pesq>=0.0.4,<0.1",
+    ],
     "test": [
+        # Reads the configurations of the benchmarks, which the tests try.
+        "pyyaml>=6,<7",
         # The test runner.
         "pytest>=8.2,<10",
         # Ends a test that hangs.
@@ -84,8 +94,9 @@ EXTRAS = {
         "thop>=0.1.1.post2209072238",
     ],
 }
-# Everything that a user can ask for.
-EXTRAS["all"] = sorted({need for name in EXTRAS if name != "test" for need in EXTRAS[name]})
+# Everything that a user of models can ask for; it needs no compiler.
+OPTED = ("benchmark", "test")
+EXTRAS["all"] = sorted({need for name in EXTRAS if name not in OPTED for need in EXTRAS[name]})
 
 setup(
     name="sepprune-tp",

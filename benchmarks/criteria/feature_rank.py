@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.criteria.base import Batch, Chosen, Search
 from benchmarks.criteria.gating import by_component, gates_of, sets_of
+from benchmarks.criteria.memory import remembered
 from benchmarks.criteria.options import positive, read
 from benchmarks.criteria.ranking import at_one_rate, together
 from sepprune_tp import GateSet
@@ -56,7 +57,11 @@ def choose(search: Search) -> Chosen:
     """Keep the channels whose feature maps have the highest mean rank."""
     options = read(Options, search.options)
     gates = gates_of(search)
-    found = mean_ranks(gates, search.batches(options.mixtures, 1), options.tolerance)
+    found = remembered(
+        search,
+        ("ranks", options.mixtures, options.tolerance),
+        lambda: mean_ranks(gates, search.batches(options.mixtures, 1), options.tolerance),
+    )
     if options.global_:
         return Chosen(together(gates, found, search.budget))
     masks, rate = at_one_rate(gates, found, search.budget)

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.criteria.base import Chosen, Search
 from benchmarks.criteria.gating import gates_of
+from benchmarks.criteria.memory import remembered
 from benchmarks.criteria.options import OptionError, one_of, positive, read
 from benchmarks.criteria.ranking import reaching
 from sepprune_tp import Budget, Distillation, GateSet, learn_gates
@@ -53,23 +54,31 @@ class Options:
 def choose(search: Search) -> Chosen:
     """Learn gates and keep what they leave open."""
     options = read(Options, search.options)
+    if not options.family:
+        return Chosen(_learned(search, options, search.budget).masks())
+    searched = min(LOWEST, search.budget)
+    gates = remembered(
+        search, ("family", options, searched), lambda: _learned(search, options, searched)
+    )
+    return Chosen(masks_for(gates, Budget(macs=search.budget)), {"searched at": searched})
+
+
+def _learned(search: Search, options: Options, budget: float) -> GateSet:
+    """Gates of the search's model after a search at a budget."""
     gates = gates_of(search, options.kind)
-    searched = min(LOWEST, search.budget) if options.family else search.budget
-    with reaching(searched):
+    with reaching(budget):
         learn_gates(
             gates,
             search.batches(options.steps, options.batch),
             _loss(options.distill, gates),
-            budget=Budget(macs=searched),
+            budget=Budget(macs=budget),
             steps=options.steps,
             lr=options.lr,
             seed=search.seed,
             progress=False,
             lookahead=options.lookahead,
         )
-    if not options.family:
-        return Chosen(gates.masks())
-    return Chosen(masks_for(gates, Budget(macs=search.budget)), {"searched at": searched})
+    return gates
 
 
 def _loss(distill: str, gates: GateSet) -> Any:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.criteria.base import Batch, Search
+from benchmarks.criteria.memory import remembered
 from sepprune_tp.losses import pit_neg_si_sdr
-from sepprune_tp.recovery import fingerprint
 
 __all__ = ["Gradients", "gradients_for", "gradients_of"]
-
-REMEMBERED = 4  # results; each is twice the size of its model
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,27 +28,18 @@ class Gradients:
     mean_square: dict[str, Tensor]
 
 
-_KNOWN: OrderedDict[tuple[str, str, int], Gradients] = OrderedDict()
-
-
 def gradients_for(search: Search, mixtures: int) -> Gradients:
     """The gradients of a search, taken once for the same weights and mixtures.
-
-    Batches of a seed are the same ones, so the first tells them apart.
 
     Args:
         search: Its model is left without gradients.
         mixtures: How many.
     """
-    batches = iter(search.batches(mixtures, 1))
-    first = next(batches)
-    digest = hashlib.sha256(first[0].contiguous().cpu().numpy().tobytes()).hexdigest()
-    key = (fingerprint(search.model), digest, mixtures)
-    if key not in _KNOWN:
-        _KNOWN[key] = gradients_of(search.model, itertools.chain([first], batches))
-        if len(_KNOWN) > REMEMBERED:
-            _KNOWN.popitem(last=False)
-    return _KNOWN[key]
+    return remembered(
+        search,
+        ("gradients", mixtures),
+        lambda: gradients_of(search.model, search.batches(mixtures, 1)),
+    )
 
 
 def gradients_of(model: nn.Module, batches: Iterable[Batch]) -> Gradients:

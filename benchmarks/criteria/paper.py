@@ -6,16 +6,18 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.criteria.base import Chosen, Search
 from benchmarks.criteria.gating import gates_of
+from benchmarks.criteria.memory import remembered
 from benchmarks.criteria.options import OptionError, one_of, positive, read
 from benchmarks.criteria.published_gates import PublishedGates
 from benchmarks.criteria.ranking import reaching
 from sepprune_tp import Budget, GateSet, learn_gates
 from sepprune_tp.gates import Gumbel
 from sepprune_tp.losses import pit_neg_si_sdr
+from sepprune_tp.search import masks_for
 
 __all__ = ["Options", "choose"]
 
@@ -53,19 +55,26 @@ class Options:
 def choose(search: Search) -> Chosen:
     """Learn gates by the published rule; ``last sample`` does not look at the budget."""
     options = read(Options, search.options)
+    key = ("paper", replace(options, masks="ranked"))
+    gates = remembered(search, key, lambda: _learned(search, options))
+    if options.masks == "last sample":
+        share = gates.cost().macs / gates.cost_model.dense.macs
+        return Chosen(gates.masks(), {"macs_share": share})
+    with reaching(search.budget):
+        return Chosen(masks_for(gates, Budget(macs=search.budget)))
+
+
+def _learned(search: Search, options: Options) -> GateSet:
+    """Gates after a search; their masks are the last sample."""
     made = PublishedGates if options.gates == "published" else GateSet
     gates = gates_of(search, Gumbel(threshold=options.epsilon), made)
-    verbatim = options.masks == "last sample"
-    with reaching(search.budget):
-        learn_gates(
-            gates,
-            search.batches(options.steps, options.batch),
-            pit_neg_si_sdr,
-            budget=None if verbatim else Budget(macs=search.budget),
-            steps=options.steps,
-            lr=options.lr,
-            seed=search.seed,
-            progress=False,
-        )
-    share = gates.cost().macs / gates.cost_model.dense.macs
-    return Chosen(gates.masks(), {"macs_share": share} if verbatim else {})
+    learn_gates(
+        gates,
+        search.batches(options.steps, options.batch),
+        pit_neg_si_sdr,
+        steps=options.steps,
+        lr=options.lr,
+        seed=search.seed,
+        progress=False,
+    )
+    return gates
