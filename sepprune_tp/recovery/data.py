@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sepprune_tp.data import MapStyle, batches
 from sepprune_tp.errors import DataError, InputError
+from sepprune_tp.search.sharing import ItemBatches, Part
 
 __all__ = ["Loader", "TrainStream", "ValidationBatches", "check_batch"]
 
@@ -18,18 +19,32 @@ Loader = Iterable[Any] | MapStyle
 
 
 class TrainStream:
-    """Batch ``k`` of an endless training run, for ``k`` in growing order."""
+    """Batch ``k`` of an endless training run, for ``k`` in growing order.
+
+    Attributes:
+        part: Which part of every batch to give; all of it, unless several devices share them.
+    """
 
     def __init__(self, source: Loader, batch_size: int, seed: int) -> None:
         """Take a map-style data set of items, or a re-iterable of batches."""
         self._source: Any = source
         self._batch_size, self._seed = batch_size, seed
         self._by_item = holds_items(source, "train")
+        self.part = Part()
         self._position = -1
         self._batches: Iterator[Any] = iter(())
 
+    def check_part(self, part: Part) -> None:
+        """Refuse a batch size that devices cannot share; given batches show theirs as they come.
+
+        Raises:
+            InputError: If they cannot.
+        """
+        if self._by_item:
+            ItemBatches(self._source, self._batch_size).shared(part)
+
     def batch(self, step: int) -> Batch:
-        """The batch of a step; asking for anything but the next one seeks."""
+        """The part of the batch of a step; asking for anything but the next one seeks."""
         if step != self._position:
             self._batches, self._position = self._from(step), step
         self._position += 1
@@ -39,8 +54,10 @@ class TrainStream:
     def _from(self, step: int) -> Iterator[Any]:
         """Batches from a step on."""
         if self._by_item:
-            return batches(self._source, self._batch_size, start=step, shuffle_seed=self._seed)
-        return self._repeated(step)
+            items = ItemBatches(self._source, self._batch_size, self._seed, self.part)
+            return items.starting(step)
+        where = "a training batch"
+        return (self.part.cut(check_batch(b, where), where) for b in self._repeated(step))
 
     def _repeated(self, step: int) -> Iterator[Any]:
         """The re-iterable's batches, over and over, less the first ``step``."""
@@ -61,7 +78,11 @@ class TrainStream:
 
 
 class ValidationBatches:
-    """All validation batches, in their own order, every time that they are iterated."""
+    """All validation batches, in their own order, every time that they are iterated.
+
+    Attributes:
+        part: Of W devices, device r gets the batches r, r + W, r + 2 W...
+    """
 
     def __init__(self, source: Loader, batch_size: int) -> None:
         """Take a map-style data set of items, or a re-iterable of batches."""
@@ -70,25 +91,26 @@ class ValidationBatches:
         self._source: Any = source
         self._batch_size = batch_size
         self._by_item = holds_items(source, "val")
+        self.part = Part()
 
     def __iter__(self) -> Iterator[Batch]:
         """Every batch once; the last one may be smaller."""
+        rank, count = self.part.rank, self.part.count
         if not self._by_item:
             for number, batch in enumerate(self._source):
-                yield check_batch(batch, f"val, batch {number}")
+                if number % count == rank:
+                    yield check_batch(batch, f"val, batch {number}")
             return
-        source = self._source
-        size = len(source)
-        full, rest = divmod(size, self._batch_size)
-        yield from batches(source, self._batch_size, steps=full)
-        if rest:
-            last = [source[index] for index in range(size - rest, size)]
-            yield from batches(last, rest, steps=1)
+        source, width = self._source, self._batch_size
+        for start in range(rank * width, len(source), count * width):
+            items = [source[index] for index in range(start, min(start + width, len(source)))]
+            yield from batches(items, len(items), steps=1)
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Number of batches of the device that has most."""
         source = self._source
-        return math.ceil(len(source) / self._batch_size) if self._by_item else len(source)
+        total = math.ceil(len(source) / self._batch_size) if self._by_item else len(source)
+        return math.ceil(total / self.part.count)
 
 
 def holds_items(source: Any, name: str) -> bool:

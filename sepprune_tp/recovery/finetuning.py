@@ -5,6 +5,7 @@ Letters: B batch, S sources, T time. SI-SDR and the loss are in dB.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError, require
+from sepprune_tp.launching import launch, launched, processes_for
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery.data import Loader, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings
+from sepprune_tp.search.sharing import Part
 
 __all__ = ["RecoveryResult", "finetune", "fingerprint"]
 
@@ -67,6 +70,11 @@ def finetune(
     A run that was killed resumes from the last validation in ``checkpoint_dir`` and ends with the
     same weights, bit for bit, on the same machine: batches and dropout are functions of the step.
 
+    Several devices share every batch, so that they end where one does but for rounding (dropout,
+    and the statistics of batch norms, are each device's own). They run in processes that are
+    started here and get copies of all arguments, unless this process is one of several already
+    (torchrun, Fabric): then each of them calls this function.
+
     Args:
         model: Maps a mixture ``(B, T)`` to estimates ``(B, S, T)``. Returned on the device and in
             the mode that it came in.
@@ -76,12 +84,12 @@ def finetune(
         val: Likewise; read in its own order, once per validation.
         loss: ``(estimates, sources) -> scalar``, lower is better; also what validation compares. Of
             a :class:`~sepprune_tp.distillation.Distillation`, validation compares the task alone.
-        batch_size: B, for map-style data.
+        batch_size: B, for map-style data; of all devices together.
         checkpoint_dir: Where to keep ``last.pt`` (to resume from) and ``best.pt`` (weights).
         resume: Go on from ``checkpoint_dir`` if it holds a run of this model and settings.
         progress: Show a progress bar on standard error.
         accelerator: Lightning's choice of hardware.
-        devices: Lightning's number of devices; each takes its own share of the batches.
+        devices: Lightning's number of devices.
         **settings: Fields of :class:`RecoverySettings`: ``steps``, ``lr``, ``clip``, ``schedule``,
             ``patience``, ``factor``, ``early_stop``, ``val_every``, ``seed``, ``precision``,
             ``compile``, ``max_minutes``.
@@ -90,7 +98,8 @@ def finetune(
         The best validation SI-SDR, steps, seconds and history.
 
     Raises:
-        InputError: If a setting, or the shape of a batch or of the model's output, is wrong.
+        InputError: If a setting, or the shape of a batch or of the model's output, is wrong, or
+            devices cannot share a batch evenly.
         DataError: If a loader is empty or a batch holds NaN or infinity.
         SearchError: If the loss stops being finite; the message names the step.
         CheckpointError: If ``checkpoint_dir`` holds a run of another model or other settings.
@@ -109,6 +118,17 @@ def finetune(
             f"{type(model).__name__} has no parameter that requires a gradient, so there is "
             "nothing to fine-tune. Call model.requires_grad_(True) first."
         )
+    if not launched() and (count := processes_for(devices, accelerator)) > 1:
+        TrainStream(train, batch_size, chosen.seed).check_part(Part(0, count))
+        given = {
+            "loss": loss,
+            "batch_size": batch_size,
+            "checkpoint_dir": checkpoint_dir,
+            "resume": resume,
+            "progress": progress,
+            **settings,
+        }
+        return _elsewhere(model, train, val, given, devices, accelerator)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     state = loop.RunState.begin(model, asdict(chosen), fingerprint(model), folder, resume)
     stream = TrainStream(train, batch_size, chosen.seed)
@@ -119,7 +139,8 @@ def finetune(
         stack.callback(model.to, device)
         stack.enter_context(loop.quiet())
         stack.enter_context(loop.forked_rng())
-        bar = stack.enter_context(loop.progress_bar(chosen.steps, state.step, progress))
+        shown = progress and loop.is_first()
+        bar = stack.enter_context(loop.progress_bar(chosen.steps, state.step, shown))
         module = loop.RecoveryModule(model, loss, chosen, state, folder, stream, bar)
         loop.run(module, validation, accelerator, devices)
     model.load_state_dict(state.best)
@@ -132,6 +153,31 @@ def finetune(
         stopped=state.stopped,
         history=[dict(record) for record in state.history],
     )
+
+
+def _elsewhere(
+    model: nn.Module,
+    train: Loader,
+    val: Loader,
+    given: dict[str, Any],
+    devices: int | str,
+    accelerator: str,
+) -> RecoveryResult:
+    """Fine-tune copies in new processes, and give the model their weights."""
+    copied = copy.deepcopy(model).cpu()
+    given |= {"devices": devices, "accelerator": accelerator}
+    found = launch(_copy, copied, train, val, given, devices=devices, accelerator=accelerator)
+    result, weights = found
+    model.load_state_dict(weights)
+    return result
+
+
+def _copy(
+    device: torch.device, model: nn.Module, train: Loader, val: Loader, given: dict[str, Any]
+) -> tuple[RecoveryResult, dict[str, Any]]:
+    """What each process does; Lightning moves the model to its device."""
+    result = finetune(model, train, val, **given)
+    return result, model.state_dict()
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, distributed, nn
 
 from sepprune_tp.distillation import announce, task_of
-from sepprune_tp.errors import CheckpointError, DataError, SearchError, require
+from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError, require
+from sepprune_tp.launching import launched
 from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
+from sepprune_tp.search.sharing import Part
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-__all__ = ["RecoveryModule", "RunState", "forked_rng", "progress_bar", "quiet", "run"]
+__all__ = ["RecoveryModule", "RunState", "forked_rng", "is_first", "progress_bar", "quiet", "run"]
 
 FORMAT = 1
 MAY_CHANGE = {"steps", "max_minutes", "early_stop", "compile"}  # between a run and its resumption
@@ -138,8 +141,11 @@ class RecoveryModule(lightning.LightningModule):
         self._plateau: ReduceLROnPlateau | None = None
 
     def seconds(self) -> float:
-        """Wall-clock time of the run, with that before a resume."""
-        return time.monotonic() - self._began
+        """Wall-clock time of the run, with that before a resume; that of the first device."""
+        now = time.monotonic() - self._began
+        if self.settings.max_minutes is None or self.stream.part.count == 1:
+            return now
+        return float(self.trainer.strategy.broadcast(now))  # it decides: all have to agree
 
     def finished(self) -> str:
         """Why to end, or an empty string."""
@@ -156,7 +162,7 @@ class RecoveryModule(lightning.LightningModule):
         step = self.state.step
         last = min(step + self.settings.val_every, self.settings.steps)
         while step < last:
-            yield self.stream.batch(step * self.trainer.world_size + self.global_rank)
+            yield self.stream.batch(step)
             step += 1
             minutes = self.settings.max_minutes
             if minutes is not None and self.seconds() >= 60 * minutes:
@@ -180,7 +186,8 @@ class RecoveryModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set what a step depends on: the random state, and the rate of a cosine."""
-        torch.manual_seed((self.settings.seed << 32) + self.state.step)
+        own = self.global_rank << 52  # dropout differs between the parts of a batch
+        torch.manual_seed((self.settings.seed << 32) + self.state.step ^ own)
         if self.settings.schedule == "cosine":
             minutes = self.settings.max_minutes
             progress = self.state.step / self.settings.steps
@@ -240,21 +247,38 @@ class RecoveryModule(lightning.LightningModule):
 
     def _record(self) -> dict[str, float]:
         """The figures of this validation, and an empty slate for the next."""
-        if not self._validation:
+        sums = self._over_devices(
+            [
+                sum(count for count, _, _ in self._validation),
+                sum(count * loss for count, loss, _ in self._validation),
+                sum(count * ratio for count, _, ratio in self._validation),
+                sum(self._losses),
+                len(self._losses),
+            ]
+        )
+        weight, losses, ratios, trained, steps = sums
+        if not weight:
             raise DataError("The val loader gave no batch; recovery needs at least one.")
-        weight = sum(count for count, _, _ in self._validation)
         rate = self._optimizer().param_groups[0]["lr"] if self._plateau else self.settings.lr
         record = {
             "step": self.state.step,
             "seconds": round(self.seconds(), 1),
             "lr": rate,
-            "val_loss": sum(count * loss for count, loss, _ in self._validation) / weight,
-            "si_sdr": sum(count * ratio for count, _, ratio in self._validation) / weight,
+            "val_loss": losses / weight,
+            "si_sdr": ratios / weight,
         }
-        if self._losses:
-            record["train_loss"] = sum(self._losses) / len(self._losses)
+        if steps:
+            record["train_loss"] = trained / steps
         self._validation, self._losses = [], []
         return record
+
+    def _over_devices(self, values: list[float]) -> list[float]:
+        """Sums over all devices."""
+        if self.stream.part.count == 1:
+            return values
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        found: list[float] = self.trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        return found
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """The one optimiser."""
@@ -293,10 +317,13 @@ def run(
     if module.state.history and (reason := module.finished()):
         module.state.stopped = reason
         return
+    several = launched() and devices not in (1, "1")
     with tempfile.TemporaryDirectory() as root:
         trainer = lightning.Trainer(
             accelerator=accelerator,
             devices=devices,
+            # separators have layers that nothing reads, such as the last residual of Conv-TasNet
+            strategy="ddp_find_unused_parameters_true" if several else "auto",
             precision=module.settings.precision,  # type: ignore[arg-type]
             gradient_clip_val=module.settings.clip or None,
             max_epochs=-1,
@@ -309,10 +336,22 @@ def run(
             inference_mode=False,
             default_root_dir=root,
         )
+        part = Part(trainer.global_rank, trainer.world_size)
+        if distributed.is_initialized() and part != Part.mine():
+            raise InputError(
+                f"finetune runs in {Part.mine().count} processes, but devices={devices!r} makes it "
+                f"use {part.count}. Give devices= the number of processes of this machine."
+            )
+        module.stream.part = validation.part = part
         if not module.state.history:
             trainer.validate(module, dataloaders=validation, verbose=False)
         trainer.should_stop = False
         trainer.fit(module, train_dataloaders=_Epochs(module), val_dataloaders=validation)
+
+
+def is_first() -> bool:
+    """Whether this is the process that shows progress."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 @contextmanager

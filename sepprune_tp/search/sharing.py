@@ -81,6 +81,16 @@ class ItemBatches:
     shuffle_seed: int | None = None
     part: Part = Part()
 
+    def shared(self, part: Part) -> ItemBatches:
+        """A part of the same batches.
+
+        Raises:
+            InputError: If the processes cannot share a batch evenly.
+        """
+        if self.batch_size > 0:
+            part.of(self.batch_size, f"every batch (batch_size={self.batch_size})")
+        return replace(self, part=part)
+
     def __iter__(self) -> Iterator[Any]:
         """Mixtures (B, T) and sources (B, S, T) without an end."""
         return self.starting(0)
@@ -88,8 +98,7 @@ class ItemBatches:
     def starting(self, step: int) -> Iterator[Any]:
         """The same from a step on."""
         order: Any = _Indices(len(self.dataset))
-        where = f"every batch (batch_size={self.batch_size})"
-        part = self.part.of(self.batch_size, where) if self.batch_size > 0 else slice(None)
+        part = self.part.of(self.batch_size, "a batch") if self.batch_size > 0 else slice(None)
         size, seed = self.batch_size, self.shuffle_seed
         for indices, _ in batches(order, size, start=step, shuffle_seed=seed):
             items = [self.dataset[int(index)] for index in indices[part]]
@@ -140,7 +149,7 @@ def share_of(batches: Iterable[Any]) -> Iterable[Any]:
     if part.count == 1:
         return batches
     if isinstance(batches, ItemBatches):
-        return replace(batches, part=part)
+        return batches.shared(part)
     parts = _Parts(batches, part)
     if isinstance(batches, Sequence):
         return list(parts)  # the same views on every pass, so that teachers can remember them
