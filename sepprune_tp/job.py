@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sepprune_tp.errors import InputError
-from sepprune_tp.gates import GateSet
+from sepprune_tp.gates import GateSet, remember
 from sepprune_tp.importance import SepPruneImportance
+from sepprune_tp.launching import launch, launched, processes_for
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.pruner import SepPrunePruner
 from sepprune_tp.recovery.reconstruction import step_and_reconstruct
-from sepprune_tp.search import Budget, SearchResult, Spent, family, learn_gates, spent
+from sepprune_tp.search import Budget, SearchResult, Spent, family, learn_gates, share_of, spent
 from sepprune_tp.search.batches import first_batches
 from sepprune_tp.search.rounding import RoundTo, steps_for
+from sepprune_tp.search.sharing import ItemBatches, Part
 
 __all__ = [
     "Member",
@@ -161,6 +164,8 @@ def search(
     settings: SearchSettings,
     loss: Loss = pit_neg_si_sdr,
     checkpoint: Path | None = None,
+    devices: int | str = 1,
+    accelerator: str = "auto",
 ) -> tuple[GateSet, SearchResult]:
     """Learn gates on a model, which stays as it is.
 
@@ -171,14 +176,41 @@ def search(
         settings: How to search.
         loss: ``(estimates, sources) -> scalar``, lower is better.
         checkpoint: File to keep the state of the search in, and to go on from if it exists.
+        devices: Lightning's number of devices. They share every batch, in processes that are
+            started here and get copies of all arguments, or that are there already.
+        accelerator: Lightning's kind of devices, where there are several.
 
     Returns:
         The gates, with masks that meet the budget, and what the search did.
+
+    Raises:
+        InputError: If devices cannot share a batch evenly, or an argument cannot be copied.
     """
     gates = GateSet(model, example_inputs, scope=settings.scope, kind=settings.kind)
-    result = learn_gates(
+    if launched() or (count := processes_for(devices, accelerator)) == 1:
+        return gates, _learn(gates, batches, settings, loss, checkpoint)
+    if isinstance(batches, ItemBatches):
+        batches.shared(Part(0, count))  # fails here rather than in new processes
+    copied = copy.deepcopy(model).cpu()
+    given = (copied, example_inputs, batches, settings, loss, checkpoint)
+    found = launch(_search_copy, *given, devices=devices, accelerator=accelerator)
+    result, scores, gates.ties, keep = found
+    gates.scores = scores.to(gates.scores.device)
+    gates.set_keep(keep)
+    remember(gates)
+    return gates, result
+
+
+def _learn(
+    gates: GateSet,
+    batches: Iterable[Any],
+    settings: SearchSettings,
+    loss: Loss,
+    checkpoint: Path | None,
+) -> SearchResult:
+    return learn_gates(
         gates,
-        batches,
+        share_of(batches),
         loss,
         budget=settings.budget,
         steps=settings.steps,
@@ -188,7 +220,22 @@ def search(
         round_to=settings.round_to,
         lookahead=settings.looks_ahead,
     )
-    return gates, result
+
+
+def _search_copy(
+    device: torch.device,
+    model: nn.Module,
+    example_inputs: Tensor,
+    batches: Iterable[Any],
+    settings: SearchSettings,
+    loss: Loss,
+    checkpoint: Path | None,
+) -> tuple[SearchResult, Tensor, Tensor | None, Tensor]:
+    """What each process does; the result, and scores, ties and masks of the gates, each (N,)."""
+    example_inputs = example_inputs.to(device)
+    gates = GateSet(model.to(device), example_inputs, scope=settings.scope, kind=settings.kind)
+    result = _learn(gates, batches, settings, loss, checkpoint)
+    return result, gates.scores.cpu(), gates.ties, gates.keep
 
 
 def channels_kept(gates: GateSet) -> dict[str, tuple[int, int]]:
@@ -221,6 +268,8 @@ def shrink_family(
     budgets: Sequence[str],
     loss: Loss = pit_neg_si_sdr,
     checkpoint: Path | None = None,
+    devices: int | str = 1,
+    accelerator: str = "auto",
 ) -> list[Member]:
     """Search once, at the lowest budget, and cut copies of a model to several.
 
@@ -235,6 +284,8 @@ def shrink_family(
         budgets: Bounds on MACs, in the forms of ``Budget``.
         loss: ``(estimates, sources) -> scalar``, lower is better.
         checkpoint: File to keep the state of the search in, and to go on from if it exists.
+        devices: Of the search, as for :func:`search`.
+        accelerator: Likewise.
 
     Returns:
         One member a budget, in the order given; their channels are nested.
@@ -260,7 +311,7 @@ def shrink_family(
         budget_memory=None,
     )
     fit, batches = first_batches(batches, FIT_BATCHES if settings.reconstruct else 0)
-    gates, _ = search(model, example_inputs, batches, one, loss, checkpoint)
+    gates, _ = search(model, example_inputs, batches, one, loss, checkpoint, devices, accelerator)
     members = []
     steps = steps_for(gates, settings.round_to)
     cuts = family(gates, bounds, steps=steps)

@@ -86,6 +86,39 @@ def test_prune_meets_the_budget_and_reloads(model: Path, data: Path, tmp_path: P
         assert load_pruned(out)(torch.randn(1, RATE)).shape == (1, 2, RATE)
 
 
+def test_prune_on_two_devices_writes_what_one_does(model: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="several devices need the extra 'train'")
+    options = ("--steps", 20, "--batch-size", 2, "--seconds", 0.5, "--accelerator", "cpu")
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.safetensors"
+        assert run("prune", model, "--data", data, "-o", out, "--devices", devices, *options) == 0
+    one, two = (load_pruned(tmp_path / f"{devices}.safetensors") for devices in (1, 2))
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert all(torch.equal(first, second) for first, second in pairs)
+
+
+@pytest.mark.slow
+def test_finetune_on_two_devices_writes_a_model(model: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="recovery needs the extra 'train'")
+    out = tmp_path / "recovered.safetensors"
+    options = ("--steps", 2, "--batch-size", 2, "--seconds", 0.5, "--accelerator", "cpu")
+    assert run("finetune", model, "--data", data, "-o", out, "--devices", 2, *options) == 0
+    assert read_header(out).metadata["recovery"]["steps"] == 2
+
+
+def test_devices_and_accelerators_that_do_not_go_together(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("finetune", model, "--data", data, "-o", tmp_path / "x.safetensors")
+    text = message_of(capsys, *command, "--accelerator", "tpu")
+    assert "--accelerator is 'tpu'; it is one of cpu, gpu, auto" in text
+    if not torch.cuda.is_available():
+        text = message_of(capsys, *command, "--accelerator", "gpu")
+        assert "this torch sees no GPU" in text
+    text = message_of(capsys, *command, "--devices", 2, "--batch-size", 3)
+    assert "3 mixtures, which 2 processes cannot share evenly" in " ".join(text.split())
+
+
 def test_prune_takes_units_and_several_bounds(model: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "pruned.safetensors"
     options = ("--steps", 2, "--batch-size", 1, "--seconds", 0.25)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,6 +19,8 @@ models = pytest.importorskip("asteroid.models", reason="needs the extra 'asteroi
 
 from sepprune_tp.errors import DataError, InputError, SearchError  # noqa: E402
 from sepprune_tp.gates import GateSet  # noqa: E402
+from sepprune_tp.job import SearchSettings, search  # noqa: E402
+from sepprune_tp.launching import launch  # noqa: E402
 from sepprune_tp.losses import pit_neg_si_sdr  # noqa: E402
 from sepprune_tp.search import Budget, SearchResult, learn_gates, share_of  # noqa: E402
 from sepprune_tp.search.processes import Processes  # noqa: E402
@@ -267,4 +271,89 @@ def test_items_of_other_parts_are_not_read() -> None:
         assert torch.equal(sources, torch.cat([part[1] for part in both]))
     assert [len(part.read) for part in parts] == [10, 10] and len(whole.read) == 20
     with pytest.raises(InputError, match=r"batch_size=3\) holds 3 mixtures, which 2 processes"):
-        next(iter(ItemBatches(whole, 3, part=Part(0, 2))))
+        ItemBatches(whole, 3).shared(Part(0, 2))
+
+
+# -- processes that are started here -------------------------------------------------------------
+
+
+class Hole(Tones):
+    """Item 2, of the second half of the first batch, holds NaN."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        mixture, sources = super().__getitem__(index)
+        return (mixture * torch.nan if index == 2 else mixture), sources
+
+
+def tune(model: nn.Module, train: Any, **options: Any) -> Any:
+    pytest.importorskip("lightning", reason="recovery needs the extra 'train'")
+    from sepprune_tp.recovery import finetune
+
+    given = {"batch_size": 4, "steps": 10, "val_every": 4, "lr": 1e-2, "precision": "64"}
+    given |= {"accelerator": "cpu", "progress": False, **options}
+    return finetune(model, train, Tones(10), **given)
+
+
+def test_recovery_on_two_devices_gives_the_weights_of_one(tmp_path: Path) -> None:
+    dense, one, two = separator(), separator(), separator()
+    expected = tune(one, Tones())
+    result = tune(two, Tones(), devices=2, checkpoint_dir=tmp_path)
+    assert not any(parameter.is_shared() for parameter in two.parameters())
+    weights, last = two.state_dict(), torch.load(tmp_path / "last.pt")
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)
+    assert not torch.equal(
+        weights["encoder.filterbank._filters"], dense.encoder.filterbank._filters
+    )
+    assert last["step"] == result.steps == 10
+    for record, wanted in zip(result.history, expected.history, strict=True):
+        del record["seconds"], wanted["seconds"]
+        assert record == pytest.approx(wanted, rel=1e-6)
+    # validation of one part alone would give another figure: three batches for two devices
+    assert result.si_sdr == pytest.approx(expected.si_sdr, rel=1e-9)
+
+
+def test_recovery_ends_with_the_error_of_one_device() -> None:
+    model, before = separator(), separator()
+    with pytest.raises(DataError, match="The batch in training at step 0 holds NaN or infinity"):
+        tune(model, [next(iter(ItemBatches(Hole(), 4)))], devices=2)
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_recovery_refuses_what_cannot_be_shared_or_copied() -> None:
+    with pytest.raises(InputError, match=r"batch_size=3\) holds 3 mixtures, which 2 processes"):
+        tune(separator(), Tones(), devices=2, batch_size=3)
+    with pytest.raises(InputError, match=r"devices=2 starts processes that get copies.*lambda"):
+        tune(separator(), Tones(), devices=2, loss=lambda estimates, sources: estimates.sum())
+
+
+def test_search_on_two_devices_gives_the_masks_of_one() -> None:
+    pytest.importorskip("lightning", reason="needs the extra 'train'")
+    model, example = separator(), batches(1)[0][0][:1]
+    settings = SearchSettings(steps=20, scope="all")
+    stream = ItemBatches(Tones(), 4, shuffle_seed=1)
+    expected, _ = search(model, example, stream, settings)
+    gates, result = search(model, example, stream, settings, devices=2, accelerator="cpu")
+    assert torch.equal(gates.keep, expected.keep) and not bool(gates.keep.all())
+    torch.testing.assert_close(gates.scores, expected.scores, rtol=0, atol=1e-5)
+    assert gates.ties is not None and gates.learned and len(result.history) == 20
+    with pytest.raises(InputError, match="which 2 processes cannot share evenly"):
+        search(model, example, ItemBatches(Tones(), 3), settings, devices=2, accelerator="cpu")
+
+
+def dies(device: torch.device, number: int) -> None:
+    if distributed.get_rank() == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.barrier()
+
+
+def test_a_killed_process_ends_the_others() -> None:
+    pytest.importorskip("lightning", reason="needs the extra 'train'")
+    before = dict(os.environ)
+    with pytest.raises(SearchError, match=r"process 1 .*SIGKILL; was the memory exhausted\?"):
+        launch(dies, 1, devices=2, accelerator="cpu")
+    assert dict(os.environ) == before
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="devices=2 with accelerator='gpu'"):
+            launch(dies, 1, devices=2, accelerator="gpu")

@@ -14,9 +14,11 @@ from sepprune_tp.errors import InputError
 from sepprune_tp.loading import load_model
 
 __all__ = [
+    "AcceleratorOption",
     "AudioRootOption",
     "DataOption",
     "DeviceOption",
+    "DevicesOption",
     "MixOption",
     "ModelArgument",
     "OutOption",
@@ -24,6 +26,7 @@ __all__ = [
     "SeedOption",
     "console",
     "example_mixture",
+    "hardware",
     "open_model",
     "rate_of",
     "say",
@@ -59,6 +62,12 @@ RateOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1... The GPU if there is one.")
 ]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=1, help="Devices that share every batch (needs Lightning).")
+]
+AcceleratorOption = Annotated[
+    str | None, typer.Option("--accelerator", help="Their kind: cpu, gpu, auto; as --device says.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 
 
@@ -79,6 +88,25 @@ def open_model(name: str, device: str | None = None) -> nn.Module:
     else:
         model = load_model(name)
     return model.to(_device(device))
+
+
+def hardware(device: str | None, accelerator: str | None) -> tuple[str, str]:
+    """One device, and Lightning's name for the kind of several.
+
+    Args:
+        device: ``--device``.
+        accelerator: ``--accelerator``; None: as the device is.
+
+    Raises:
+        InputError: If the two do not go together, or there is no such device.
+    """
+    if accelerator not in (None, "cpu", "gpu", "auto"):
+        raise InputError(f"--accelerator is {accelerator!r}; it is one of cpu, gpu, auto.")
+    named = {"cpu": "cpu", "gpu": "cuda"}.get(accelerator or "auto")
+    chosen = _device(device or named)
+    if named is not None and chosen.type != named:
+        raise InputError(f"--device {device} is no {accelerator}. Leave one of the two out.")
+    return str(chosen), accelerator or ("cpu" if chosen.type == "cpu" else "auto")
 
 
 def rate_of(model: nn.Module, given: int | None) -> int:

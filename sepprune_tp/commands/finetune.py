@@ -9,14 +9,17 @@ import typer
 
 from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import (
+    AcceleratorOption,
     AudioRootOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     MixOption,
     ModelArgument,
     OutOption,
     RateOption,
     SeedOption,
+    hardware,
     open_model,
     rate_of,
     say,
@@ -55,9 +58,12 @@ def finetune(
     seed: SeedOption = 0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
+    accelerator: AcceleratorOption = None,
 ) -> None:
     """Train a model on a folder of mixtures and write the best of its states."""
     writable(out)
+    device, accelerator = hardware(device, accelerator)
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
     options: dict[str, Any] = {
@@ -77,7 +83,8 @@ def finetune(
         loss=loss,
         batch_size=batch_size,
         checkpoint_dir=checkpoint_dir,
-        accelerator="cpu" if next(network.parameters()).device.type == "cpu" else "auto",
+        accelerator=accelerator,
+        devices=devices,
         steps=steps,
         lr=lr,
         val_every=min(val_every, steps),

@@ -8,22 +8,25 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sepprune_tp.commands.common import (
+    AcceleratorOption,
     AudioRootOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     MixOption,
     ModelArgument,
     OutOption,
     RateOption,
     SeedOption,
     example_mixture,
+    hardware,
     open_model,
     rate_of,
     say,
     writable,
 )
 from sepprune_tp.commands.pruned import save, say_spent, write_family
-from sepprune_tp.data import batches, open_mixtures
+from sepprune_tp.data import open_mixtures
 from sepprune_tp.errors import InputError
 from sepprune_tp.job import (
     FIT_BATCHES,
@@ -35,6 +38,7 @@ from sepprune_tp.job import (
 )
 from sepprune_tp.profile import profile
 from sepprune_tp.search.batches import first_batches
+from sepprune_tp.search.sharing import ItemBatches
 
 __all__ = ["prune"]
 
@@ -97,6 +101,8 @@ def prune(
     seed: SeedOption = 0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
+    accelerator: AcceleratorOption = None,
 ) -> None:
     """Learn which channels a model can do without, and write it without them."""
     wanted = [] if budgets is None else [text.strip() for text in budgets.split(",")]
@@ -120,22 +126,28 @@ def prune(
         lookahead=lookahead,
     )
     writable(out)
+    device, accelerator = hardware(device, accelerator)
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
     place: dict[str, Any] = {"sample_rate": rate, "mix": mix, "audio_root": audio_root}
     mixtures = open_mixtures(data, "train", seconds=seconds, seed=seed, **place)
     example = example_mixture(network, 1.0, rate)
     before = profile(network, example)
-    stream = batches(mixtures, batch_size, shuffle_seed=seed)
+    stream = ItemBatches(mixtures, batch_size, shuffle_seed=seed)
+    how: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "devices": devices,
+        "accelerator": accelerator,
+    }
     if budgets is not None:
         held_out = None
         if curve_mixtures > 0:
             held_out = open_mixtures(data, "val", limit=curve_mixtures, **place)
-        members = shrink_family(network, example, stream, settings, wanted, checkpoint=checkpoint)
+        members = shrink_family(network, example, stream, settings, wanted, **how)
         write_family(out, model, network, members, example, settings, held_out, rate)
         return
     fit, left = first_batches(stream, FIT_BATCHES if reconstruct else 0)
-    gates, result = search(network, example, left, settings, checkpoint=checkpoint)
+    gates, result = search(network, example, left, settings, **how)
     kept = channels_kept(gates)
     cut(gates, fit)
     after = profile(network, example)
