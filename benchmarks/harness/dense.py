@@ -24,7 +24,7 @@ from .data import Corpus
 from .records import Record, environment, scores, write_atomically
 from .zoo import build
 
-__all__ = ["FOLDER", "Dense", "fast_global_norm", "load", "train"]
+__all__ = ["FOLDER", "Dense", "fast_global_norm", "load", "save", "train", "weights_of"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"
 
@@ -131,11 +131,12 @@ def train(
         "history": result.history,
         **environment(),
     }
-    _save(model, weights_of(name, corpus.name, folder), description)
+    save(model, weights_of(name, corpus.name, folder), description)
     return description
 
 
-def _save(model: nn.Module, weights: Path, description: Mapping[str, Any]) -> None:
+def save(model: nn.Module, weights: Path, description: Mapping[str, Any]) -> None:
+    """Write weights and description, each to a temporary name first."""
     weights.parent.mkdir(parents=True, exist_ok=True)
     temporary = weights.with_suffix(".tmp")
     save_model(model, str(temporary))  # knows tensors that two layers share

@@ -15,7 +15,7 @@ __all__ = ["MODELS", "build"]
 _COMMON = {"n_src": 2, "kernel_size": 16, "stride": 8, "mask_act": "relu", "sample_rate": 8000}
 MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "ConvTasNet": (
-        "asteroid",
+        "asteroid:ConvTasNet",
         {
             **_COMMON,
             "n_filters": 128,
@@ -27,11 +27,11 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "SuDORMRFImprovedNet": (
-        "asteroid",
+        "asteroid:SuDORMRFImprovedNet",
         {**_COMMON, "n_filters": 128, "bn_chan": 64, "num_blocks": 6, "upsampling_depth": 4},
     ),
     "DPRNNTasNet": (
-        "asteroid",
+        "asteroid:DPRNNTasNet",
         {
             **_COMMON,
             "n_filters": 64,
@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "tdanet": ("tdanet", {}),
     "sudormrf": ("sudormrf", {}),
 }
-"""Name to family (``asteroid``, or a name of ``benchmarks.models``) and arguments."""
+"""Name to what it is (``asteroid:CLASS``, or a name of ``benchmarks.models``) and arguments."""
 
 
 def build(name: str, seed: int = 0, **changed: Any) -> nn.Module:
@@ -88,15 +88,16 @@ def build(name: str, seed: int = 0, **changed: Any) -> nn.Module:
     """
     if name not in MODELS:
         raise ConfigError(f"There is no model {name!r}; there are {', '.join(MODELS)}.")
-    family, args = MODELS[name]
+    made, args = MODELS[name]
+    library, _, cls = made.partition(":")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if family == "asteroid":
+        if library == "asteroid":
             from asteroid import models
 
-            built: nn.Module = getattr(models, name)(**{**args, **changed})
+            built: nn.Module = getattr(models, cls)(**{**args, **changed})
         else:
             from benchmarks.models import build as published
 
-            built = published(family, **{**args, **changed})
+            built = published(made, **{**args, **changed})
     return built

@@ -14,7 +14,7 @@ ORDER = (
     "quality-small",
     "curves",
     "ablations",
-    "recovery",
+    "recovery-ways",
     "stability",
     "search",
     "speed",

@@ -27,7 +27,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
     for name in experiment.models:
         found = [r for r in records if r["model"] == name]
         dense = next((r for r in found if r["stage"] == "dense"), None)
-        curves = _mean_curves([r for r in found if r.get("history")])
+        curves = _mean_curves(found)
         if dense is None or not curves:
             continue
         shown = [(_name(key), *_points(curve)) for key, curve in curves.items()]
@@ -73,7 +73,8 @@ def _points(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]
 def _mean_curves(
     records: Sequence[Record],
 ) -> dict[tuple[str, float, str], list[tuple[int, float]]]:
-    """Mean validation SI-SDR over the seeds, by criterion, budget and recovery."""
+    """Mean validation SI-SDR over the seeds of what was trained."""
+    records = [record for record in records if record.get("history")]
     keys = list(dict.fromkeys((r["criterion"], r["budget"], r["recovery"]) for r in records))
     curves = {}
     for criterion, budget, recovery in keys:

@@ -1,0 +1,276 @@
+"""The benchmarks' harness: strict configurations, records that outlive kills, cells that resume."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("asteroid", reason="the benchmarks need the extra 'asteroid'")
+pytest.importorskip("lightning", reason="the benchmarks need the extra 'train'")
+pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
+
+from benchmarks.criteria import CRITERIA, criterion
+from benchmarks.harness import zoo
+from benchmarks.harness.bench import Bench, Cell, decoded, encoded
+from benchmarks.harness.config import Choice, ConfigError, Experiment, Recovery, find, names, read
+from benchmarks.harness.data import open_corpus
+from benchmarks.harness.dense import load, save, weights_of
+from benchmarks.harness.records import Records
+from benchmarks.harness.running import run_cells
+from benchmarks.kinds import KINDS
+from sepprune_tp.profile import profile
+from sepprune_tp.recovery import fingerprint
+
+CONTRACT = {
+    "experiment", "model", "data", "criterion", "budget", "seed", "stage", "si_sdri", "sdri",
+    "params", "macs", "seconds", "machine", "versions", "date",
+}  # fmt: skip
+TINY = {
+    "n_src": 2, "n_filters": 16, "kernel_size": 16, "stride": 8, "bn_chan": 8, "hid_chan": 16,
+    "skip_chan": 8, "n_blocks": 2, "n_repeats": 1, "mask_act": "relu", "sample_rate": 8000,
+}  # fmt: skip
+
+
+# -- configurations ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_experiment_says_what_there_is(name: str) -> None:
+    experiment = find(name)
+    assert experiment.name == name and experiment.kind in KINDS and experiment.title
+    assert set(experiment.models) <= set(zoo.MODELS)
+    for choice in experiment.criteria:
+        criterion(choice.name, choice.options)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: quality\ntitle: t\nbudget: [0.5]", "no 'budget'"),
+        ("kind: quality\ntitle: t\nrecoveries: {a: {step: 5}}", "no 'step'"),
+        ("kind: quality\ntitle: t\nrecoveries: {a: {loss: mse}}", "'mse' is not one of"),
+        ("kind: quality\ntitle: t\nrecoveries: {a: {fresh: true, first: all}}", "refitted"),
+        ("kind: quality\ntitle: t\ncriteria: [a, a]", "same label"),
+        ("kind: quality\ntitle: t\ncriteria: [{name: a, recoveries: [b]}]", "no recovery 'b'"),
+        ("kind: quality\ntitle: t\nbudgets: [50]", "shares"),
+        ("- a", "must hold a mapping"),
+        ("a: [", "cannot be read"),
+        ("title: t", "kind"),
+    ],
+)
+def test_wrong_configurations_are_refused_by_file_and_key(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"wrong\.yaml") as caught:
+        read(path)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_experiment_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="quality"):
+        find("qualities")
+
+
+def test_a_stored_corpus_without_a_place_says_how_to_give_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LRS2_2MIX_DATA", raising=False)
+    with pytest.raises(ConfigError, match="LRS2_2MIX_DATA"):
+        open_corpus({"name": "lrs2-2mix", "sample_rate": 16000})
+
+
+# -- records -------------------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.text(min_size=1), st.lists(st.booleans(), min_size=1, max_size=70)))
+@settings(max_examples=100, deadline=None)
+def test_masks_survive_their_record(bits: dict[str, list[bool]]) -> None:
+    masks = {name: torch.tensor(values) for name, values in bits.items()}
+    back = decoded(json.loads(json.dumps(encoded(masks))))
+    assert masks.keys() == back.keys()
+    assert all(torch.equal(masks[name], back[name]) for name in masks)
+
+
+def _write(path: Path, process: int) -> None:
+    for number in range(20):
+        Records(path).replace({"experiment": "e", "seed": number, "model": str(process)})
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(path, n)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert len(Records(path).items) == 60
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_same_key_replaces_and_order_does_not_depend_on_when(tmp_path: Path) -> None:
+    first, second = Records(tmp_path / "a.json"), Records(tmp_path / "b.json")
+    one, other = {"experiment": "e", "seed": 0, "x": 1}, {"experiment": "e", "seed": 1, "x": 2}
+    first.replace(one)
+    first.replace(other)
+    second.replace(other)
+    second.replace({**one, "x": 0})
+    second.replace(one)
+    assert first.path.read_bytes() == second.path.read_bytes()
+
+
+# -- cells ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained-looking tiny model, and synthetic speech in the layout of FSDD."""
+    root = tmp_path_factory.mktemp("bench")
+    recordings = root / "data" / "recordings"
+    recordings.mkdir(parents=True)
+    soundfile = pytest.importorskip("soundfile")
+    generator = torch.Generator().manual_seed(0)
+    for speaker, pitch in (("ann", 200), ("bob", 310)):
+        for index in range(12):
+            time = torch.arange(6000) / 8000
+            tone = torch.sin(6.28 * pitch * time) + 0.2 * torch.randn(6000, generator=generator)
+            soundfile.write(recordings / f"0_{speaker}_{index}.wav", 0.1 * tone.numpy(), 8000)
+    return root
+
+
+@pytest.fixture
+def bench(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setitem(zoo.MODELS, "tiny", ("asteroid:ConvTasNet", TINY))
+    corpus = open_corpus({"name": "fsdd", "path": str(folder / "data")})
+    checkpoints = tmp_path / "checkpoints"
+    description = {"model": "tiny", "sample_rate": 8000}
+    save(zoo.build("tiny"), weights_of("tiny", "fsdd", checkpoints), description)
+    recoveries = {
+        "pruned": Recovery("pruned"),
+        "recovered": Recovery("recovered", steps=2, batch_size=2, seconds=0.5, precision="32"),
+        "reconstructed": Recovery("reconstructed", first="least squares"),
+        "scratch": Recovery("scratch", fresh=True, steps=1, batch_size=2, seconds=0.5),
+    }
+    experiment = Experiment(
+        "tried",
+        "quality",
+        "Tried",
+        models=("tiny",),
+        budgets=(0.6,),
+        seeds=(0,),
+        criteria=(
+            Choice("ours", "sepprune", {"steps": 4}),
+            Choice("joint", "joint", {"steps": 2}, recoveries=("pruned", "recovered")),
+        ),
+        recoveries=recoveries,
+        test={"mixtures": 3, "seconds": 0.5},
+        options={"dense_from_scratch": True},
+    )
+    dense = load("tiny", "fsdd", checkpoints)
+    return Bench(experiment, dense, corpus, Records(tmp_path / "tried.json"), tmp_path / "work")
+
+
+def test_a_run_measures_each_cell_once_and_goes_on_after_a_kill(bench: Bench) -> None:
+    cells = list(bench.cells())
+    assert len(cells) == 2 + 4 + 2
+    for cell in cells[:3]:  # what a killed run left
+        bench.run(cell)
+    said: list[str] = []
+    assert run_cells(bench, said.append) == 0
+    assert len(said) == len(cells) - 3
+    before = bench.records.path.read_bytes()
+    assert run_cells(bench, said.append) == 0
+    assert bench.records.path.read_bytes() == before
+    for record in bench.records.items:
+        assert record.keys() >= CONTRACT
+        assert record["stage"] == "dense" or record["budget"] == 1 or record["macs_share"] <= 0.6
+
+
+def test_what_another_process_is_at_is_left_alone(bench: Bench) -> None:
+    from benchmarks.harness.running import _claimed
+
+    cells = list(bench.cells())
+    with _claimed(bench, cells[2]) as mine:
+        assert mine
+        claimed = sum(cell.choice.label == "ours" for cell in cells)
+        assert run_cells(bench, lambda _: None) == claimed
+    assert run_cells(bench, lambda _: None) == 0
+
+
+def test_models_come_back_from_their_records(bench: Bench) -> None:
+    for cell in bench.cells():
+        record = bench.run(cell)
+        again = bench.model(cell)
+        cost = profile(again, bench.dense.example)
+        assert (cost.params, cost.macs) == (record["params"], record["macs"])
+    cell = next(c for c in bench.cells() if c.stage == "recovered" and c.choice.label == "ours")
+    bench._path(cell).unlink()
+    with pytest.raises(FileNotFoundError, match="run it again"):
+        bench.model(cell)
+
+
+def test_scratch_begins_elsewhere_and_joint_training_moves_the_weights(bench: Bench) -> None:
+    cells = {(c.choice.label, c.recovery.name): c for c in bench.cells()}
+    for key in (("ours", "scratch"), ("joint", "pruned"), ("ours", "pruned")):
+        bench.run(cells[key])
+    dense = fingerprint(bench.dense.model)
+    kept = dict(bench.dense.model.named_parameters())
+
+    def shares(cell: Cell) -> bool:
+        """Whether some weight of the cell's model is one of the dense model's."""
+        found = torch.cat([p.flatten() for p in bench.model(cell).parameters() if p.numel() > 20])
+        whole = torch.cat([p.flatten() for p in kept.values()])
+        return bool(torch.isin(found, whole).float().mean() > 0.9)
+
+    assert shares(cells["ours", "pruned"])
+    assert not shares(cells["ours", "scratch"]) and not shares(cells["joint", "pruned"])
+    assert fingerprint(bench.dense.model) == dense
+
+
+@pytest.mark.parametrize("changed", ["options", "recovery", "test"])
+def test_a_figure_is_measured_again_when_what_it_follows_from_changes(
+    bench: Bench, changed: str
+) -> None:
+    cell = next(c for c in bench.cells() if c.choice.label == "ours")
+    bench.run(cell)
+    assert bench.found(cell)
+    if changed == "options":
+        cell = replace(cell, choice=replace(cell.choice, options={"steps": 5}))
+    elif changed == "recovery":
+        cell = replace(cell, recovery=replace(cell.recovery, first="norms"))
+    else:
+        bench.experiment = replace(bench.experiment, test={"mixtures": 2, "seconds": 0.5})
+    assert not bench.found(cell)
+
+
+def test_a_choice_is_taken_over_from_another_experiment(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = next(c for c in bench.cells() if c.choice.label == "ours")
+    masks = bench.run(cell)["masks"]
+    other = replace(bench.experiment, name="other")
+    records = Records(bench.records.path.with_name("other.json"))
+    second = Bench(other, bench.dense, bench.corpus, records, bench.work)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("chosen again")
+
+    monkeypatch.setattr("benchmarks.harness.bench.criterion", fail)
+    assert second.run(cell)["masks"] == masks
+    with pytest.raises(AssertionError, match="chosen again"):  # the control: another budget
+        second.run(replace(cell, budget=0.7))
+
+
+def test_every_criterion_has_a_name_in_an_experiment() -> None:
+    used = {choice.name for name in names() for choice in find(name).criteria}
+    assert set(CRITERIA) <= used

@@ -1,0 +1,171 @@
+"""The page of results says what the records hold, the same bytes every time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("asteroid", reason="the benchmarks need the extra 'asteroid'")
+pytest.importorskip("matplotlib", reason="plots need the extra 'cli'")
+pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
+
+from benchmarks.harness.bench import encoded
+from benchmarks.harness.config import Choice, Experiment, Recovery, find
+from benchmarks.kinds.stability import overlap
+from benchmarks.pages import ablation, curves, plots, published, quality, recovery
+from benchmarks.pages.markdown import spread
+
+Record = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _plots_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "FOLDER", tmp_path / "plots")
+
+
+def experiment(**changed: Any) -> Experiment:
+    values: dict[str, Any] = {
+        "name": "tried",
+        "kind": "quality",
+        "title": "Tried",
+        "models": ("ConvTasNet",),
+        "budgets": (0.5,),
+        "seeds": (0, 1),
+        "criteria": tuple(Choice(n, n) for n in ("sepprune", "GroupTaylorImportance", "HRank")),
+        "recoveries": {n: Recovery(n) for n in ("pruned", "recovered")},
+    }
+    return Experiment(**{**values, **changed})
+
+
+def record(criterion: str, seed: int, per_mixture: list[float], **changed: Any) -> Record:
+    return {
+        "experiment": "tried",
+        "model": "ConvTasNet",
+        "data": "fsdd",
+        "criterion": criterion,
+        "budget": 1.0 if criterion == "none" else 0.5,
+        "seed": seed,
+        "recovery": "pruned",
+        "stage": "dense" if criterion == "none" else "pruned",
+        "si_sdri": sum(per_mixture) / len(per_mixture),
+        "sdri": 1.0,
+        "per_mixture": per_mixture,
+        "params": 1000,
+        "macs": 2_000_000,
+        "macs_share": 0.498,
+        "seconds": 3.0,
+        "choosing_seconds": 7.0,
+        "machine": "here",
+        "date": "2026-01-02",
+        **changed,
+    }
+
+
+RECORDS = [
+    record("none", 0, [9.0, 8.0, 7.0, 8.0]),
+    record("sepprune", 0, [6.0, 5.0, 4.0, 5.0]),
+    record("sepprune", 1, [6.5, 5.5, 5.0, 5.0]),
+    record("GroupTaylorImportance", 0, [4.0, 4.0, 3.0, 3.0]),
+    record("GroupTaylorImportance", 1, [4.0, 4.0, 3.0, 4.0]),
+    record("HRank", 0, [6.4, 5.5, 5.0, 5.0]),
+]
+
+
+def test_quality_holds_means_spreads_and_the_best_other_that_has_all_seeds() -> None:
+    lines = quality.section(experiment(), RECORDS)
+    assert "| 50% | sepprune | 5.25 ± 0.35 | 1,000 | 49.8% | 7 |" in lines
+    assert "| 50% | HRank | 5.47 (1) | 1,000 | 49.8% | 7 |" in lines
+    row = next(line for line in lines if line.startswith("| 50% | pruned | sepprune |"))
+    # HRank is better, but on one seed only
+    assert "GroupTaylorImportance (3.62) | +1.62 ± 0.18 | 2 |" in row
+    assert 0.001 < float(row.rsplit("|", 2)[1]) < 0.02
+
+
+def test_plots_are_the_same_bytes_of_the_same_records() -> None:
+    quality.section(experiment(), RECORDS)
+    first = (plots.FOLDER / "tried_ConvTasNet.svg").read_bytes()
+    quality.section(experiment(), list(RECORDS))
+    assert (plots.FOLDER / "tried_ConvTasNet.svg").read_bytes() == first
+    changed = [*RECORDS[:-1], record("HRank", 0, [1.0, 1.0, 1.0, 1.0])]
+    quality.section(experiment(), changed)
+    assert (plots.FOLDER / "tried_ConvTasNet.svg").read_bytes() != first
+
+
+def test_the_whole_page_is_the_same_bytes_twice(tmp_path: Path) -> None:
+    from benchmarks.pages import write
+
+    first = write(tmp_path / "a.md").read_bytes()
+    assert write(tmp_path / "b.md").read_bytes() == first and first.startswith(b"# Results\n")
+
+
+def test_curves_say_how_much_sooner() -> None:
+    def history(*points: tuple[int, float]) -> list[Record]:
+        return [{"step": step, "si_sdr": value} for step, value in points]
+
+    both = {"stage": "recovered"}
+    records = [
+        record("none", 0, [8.0, 8.0]),
+        record("sepprune", 0, [4.0, 4.0]),
+        record("sepprune", 0, [6.0, 6.0], recovery="one epoch", **both),
+        record("sepprune", 0, [7.0, 7.0], recovery="recovered", **both,
+               history=history((0, 4.0), (10, 6.0), (20, 7.0))),
+        record("sepprune", 0, [5.0, 5.0], recovery="scratch", **both,
+               history=history((0, -9.0), (200, 3.0), (400, 5.5))),
+    ]  # fmt: skip
+    rows = curves._rows("ConvTasNet", records[0], records, curves._mean_curves(records), 35)
+    assert rows == [
+        ["ConvTasNet", "sepprune", "50%", "1", "4.00", "6.00", "75%", "7.00", "5.00", "40 ×", ""]
+    ]
+    assert curves.first_reached([(0, 1.0), (5, 2.0)], 3.0) is None
+
+
+def test_ablation_shows_what_a_variant_kept_where_it_knows_no_budget() -> None:
+    free = [
+        record("HRank", 0, [3.0, 3.0], macs_share=0.80),
+        record("HRank", 1, [3.0, 3.0], macs_share=0.90),
+    ]
+    lines = ablation.section(experiment(kind="ablation"), [*RECORDS[:-1], *free])
+    assert any("| HRank | 50% | 3.00 ± 0.00 |" in line and "85.0 ± 7.1" in line for line in lines)
+    assert any("| sepprune | 50% | 5.25 ± 0.35 |" in line and "49.8%" in line for line in lines)
+
+
+def test_recovery_has_a_row_for_each_way() -> None:
+    lines = recovery.section(experiment(kind="recovery"), RECORDS)
+    assert "| pruned | 5.25 ± 0.35 | 3.62 ± 0.18 | 5.47 (1) | 3 |" in lines
+
+
+def test_published_figures_stand_beside_an_empty_column_until_something_is_measured() -> None:
+    cell = find("paper/libri2mix-tdanet")
+    lines = published.section(cell, [])
+    assert "| tdanet | libri2mix | SepPrune | 13.70 / 13.21 | 1.67 | 4.07 |  |  |  |  |" in lines
+    measured = record(
+        "sepprune", 0, [13.0], stage="recovered", macs=4_000_000_000, params=1_600_000
+    )
+    lines = published.section(cell, [measured])
+    assert any("| 1.00 / 13.00 | 1.60 | 4.00 | here |" in line for line in lines)
+
+
+def test_overlap_is_the_jaccard_index_and_its_chance() -> None:
+    import torch
+
+    one = {"masks": encoded({"a": torch.tensor([1, 1, 0, 0], dtype=torch.bool)})}
+    other = {"masks": encoded({"a": torch.tensor([1, 0, 1, 0], dtype=torch.bool)})}
+    assert overlap(one, one)[0] == 1.0
+    shared, chance = overlap(one, other)
+    assert math.isclose(shared, 1 / 3) and math.isclose(chance, 1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([], ""),
+        ([1.0], "1.00 (1)"),
+        ([1.0, 2.0], "1.50 ± 0.71"),
+        ([1.0, 2.0, 3.0], "2.00 ± 1.00 (3)"),
+    ],
+)
+def test_spread(values: list[float], shown: str) -> None:
+    assert spread(values, 2) == shown
