@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError, require
@@ -337,10 +337,11 @@ def run(
             default_root_dir=root,
         )
         part = Part(trainer.global_rank, trainer.world_size)
-        if distributed.is_initialized() and part != Part.mine():
+        group = Part.mine()
+        if group.count > 1 and part != group:
             raise InputError(
-                f"finetune runs in {Part.mine().count} processes, but devices={devices!r} makes it "
-                f"use {part.count}. Give devices= the number of processes of this machine."
+                f"finetune runs in {group.count} processes, but devices={devices!r} makes it use "
+                f"{part.count}. Give devices= the number of processes of this machine."
             )
         module.stream.part = validation.part = part
         if not module.state.history:
