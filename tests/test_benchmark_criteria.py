@@ -424,3 +424,18 @@ def test_the_smallest_ratio_that_meets_a_budget_is_taken() -> None:
     assert smallest_ratio(left, 0.21) == pytest.approx(0.79, abs=1e-4)
     with pytest.raises(UnreachableError, match="10%"):
         smallest_ratio(left, 0.1)
+
+
+def test_two_devices_choose_what_one_chooses() -> None:
+    pytest.importorskip("lightning", reason="several devices need the extra 'train'")
+    search = search_of()
+    search.model.double()
+    search = replace(search, example=X.double(), batches=doubled(search.batches))
+    both = replace(search, devices=2)
+    assert same(chosen("sepprune", search, batch=2).masks, chosen("sepprune", both, batch=2).masks)
+    with pytest.raises(OptionError, match="several devices"):
+        chosen("sepprune", both, distill="waveform")
+
+
+def doubled(batches: Callable[[int, int], list[Batch]]) -> Callable[[int, int], list[Batch]]:
+    return lambda steps, size: [(x.double(), s.double()) for x, s in batches(steps, size)]

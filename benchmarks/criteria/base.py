@@ -32,6 +32,7 @@ class Search:
         seed: Of everything random.
         scope: Of the gates: ``separator``, ``all`` or a list of modules.
         options: The criterion's own, from the experiment's configuration.
+        devices: Lightning's number of devices; a criterion that cannot use several takes one.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class Search:
     seed: int
     scope: str | list[str] = "separator"
     options: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.criteria.base import Chosen, Search
+from benchmarks.criteria.base import Batch, Chosen, Search
 from benchmarks.criteria.gating import gates_of
 from benchmarks.criteria.memory import remembered
 from benchmarks.criteria.options import OptionError, one_of, positive, read
 from benchmarks.criteria.ranking import reaching
-from sepprune_tp import Budget, Distillation, GateSet, learn_gates
+from sepprune_tp import Budget, Distillation, GateSet, job, learn_gates
+from sepprune_tp.job import SearchSettings
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.search import masks_for
 
@@ -65,11 +67,14 @@ def choose(search: Search) -> Chosen:
 
 def _learned(search: Search, options: Options, budget: float) -> GateSet:
     """Gates of the search's model after a search at a budget."""
+    batches = search.batches(options.steps, options.batch)
+    if search.devices > 1:
+        return _learned_by_several(search, options, budget, list(batches))
     gates = gates_of(search, options.kind)
     with reaching(budget):
         learn_gates(
             gates,
-            search.batches(options.steps, options.batch),
+            batches,
             _loss(options.distill, gates),
             budget=Budget(macs=budget),
             steps=options.steps,
@@ -79,6 +84,26 @@ def _learned(search: Search, options: Options, budget: float) -> GateSet:
             lookahead=options.lookahead,
         )
     return gates
+
+
+def _learned_by_several(
+    search: Search, options: Options, budget: float, batches: Sequence[Batch]
+) -> GateSet:
+    """The same, every batch shared by several devices."""
+    if options.distill != "none" or not isinstance(search.scope, str):
+        raise OptionError("several devices: distill and a scope of modules are for one")
+    settings = SearchSettings(
+        budget_macs=budget,
+        kind=options.kind,
+        scope=search.scope,
+        steps=options.steps,
+        lr=options.lr,
+        seed=search.seed,
+        lookahead=options.lookahead,
+    )
+    with reaching(budget):
+        model, example = search.model, search.example
+        return job.search(model, example, batches, settings, devices=search.devices)[0]
 
 
 def _loss(distill: str, gates: GateSet) -> Any:

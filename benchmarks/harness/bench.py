@@ -190,6 +190,7 @@ class Bench:
                     cell.budget,
                     cell.seed,
                     cell.choice.scope,
+                    devices=self.devices,
                 )
             )
         seconds = time.monotonic() - began
