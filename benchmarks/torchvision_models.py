@@ -5,7 +5,7 @@ graph and on ours, and the result has to run forwards and backwards. On our grap
 hard masks must give what the model gives that is pruned with those masks (in float64). Random
 weights, inputs of 64 pixels where the model takes them.
 
-Usage: python benchmarks/torchvision_models.py [MODEL ...]
+Usage: python -m benchmarks.torchvision_models [MODEL ...]
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from _random_models import randomise
-from _records import Records, environment, origin, write_atomically
 from torch import Tensor, nn
 from torchvision import models
 
+from benchmarks.harness.randomised import randomise
+from benchmarks.harness.records import Records, environment, origin, write_atomically
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import ChannelGraph, channel_graph
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.pruner import SepPrunePruner
 
-RESULTS = Path(__file__).parent / "results" / "torchvision.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "torchvision.json"
 PIXELS = {"inception_v3": 96, "maxvit_t": 224}
 LARGE = 100_000_000
 """Parameters from which a model is left out unless it is asked for by name."""
@@ -93,9 +94,11 @@ def pruned(name: str, ours: bool) -> dict[str, Any]:
 
 def in_process(name: str, who: str) -> dict[str, Any]:
     """:func:`pruned` in a process of its own, with limits on its memory and time."""
-    command = [sys.executable, __file__, "--one", name, who]
+    command = [sys.executable, "-m", "benchmarks.torchvision_models", "--one", name, who]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=ROOT
+        )
     except subprocess.TimeoutExpired:
         return {"outcome": f"more than {SECONDS} s", "seconds": SECONDS, "params": 1.0}
     if done.returncode:
@@ -154,8 +157,8 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = [
         "# torchvision's classification models at 50 %",
         "",
-        "Written by `benchmarks/torchvision_models.py` from `torchvision.json`. Random weights and "
-        "masks, one seed (0). " + origin(records),
+        "Written by `python -m benchmarks.torchvision_models` from `torchvision.json`. Random "
+        "weights and masks, one seed (0). " + origin(records),
         "",
         f"{len(records)} models; torch-pruning's graph prunes {works['theirs']}, ours "
         f"{works['ours']}; gated = pruned within 1e-10 for "

@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
-from _fsdd_dense import fast_global_norm  # noqa: E402
-from _records import environment  # noqa: E402
 from asteroid.models import ConvTasNet  # noqa: E402
 
+from benchmarks.harness.dense import fast_global_norm  # noqa: E402
+from benchmarks.harness.records import environment  # noqa: E402
 from sepprune_tp.data import MixtureDataset  # noqa: E402
 from sepprune_tp.demo import ASSETS, demo_test_set  # noqa: E402
 from sepprune_tp.demo.synthesis import SAMPLE_RATE, load_or_synthesise  # noqa: E402

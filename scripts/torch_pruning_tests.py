@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._records import Records, environment, origin, write_atomically  # noqa: E402
+from benchmarks.harness.records import Records, environment, origin, write_atomically  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_pruning_tests.json"
 GRAPHS = ("torch-pruning", "sepprune-tp")

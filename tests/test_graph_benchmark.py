@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +14,11 @@ pytest.importorskip("asteroid.models")
 if not Path("/proc/self/clear_refs").exists():
     pytest.skip("memory is measured on Linux only", allow_module_level=True)
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-if not BENCHMARKS.is_dir():
-    pytest.skip("benchmarks/ is not installed", allow_module_level=True)
-sys.path.append(str(BENCHMARKS))
+pytest.importorskip("benchmarks.graph", reason="benchmarks/ is not installed")
 
-import _graph_measure  # noqa: E402
-import graph as benchmark  # noqa: E402
-from _graph_rows import ROWS, GraphRow, extra_row  # noqa: E402
+import benchmarks.graph.__main__ as benchmark
+from benchmarks.graph import measure
+from benchmarks.graph.rows import ROWS, GraphRow, extra_row
 
 SMALL = {"n_src": 2, "n_filters": 12, "bn_chan": 8, "hid_chan": 10, "skip_chan": 6}
 ROW = GraphRow(
@@ -73,4 +69,4 @@ def test_limits_and_failures() -> None:
 
 def test_half_masks_close_half() -> None:
     gates = SimpleNamespace(groups=[SimpleNamespace(name="a", size=9)])
-    assert int(_graph_measure.half_masks(gates)["a"].sum()) == 4
+    assert int(measure.half_masks(gates)["a"].sum()) == 4

@@ -20,8 +20,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 def _run(experiment: Experiment, only: Only, say: Callable[[str], None]) -> None:
     for line in experiment.options["commands"]:
         say(f"python {line}")
-        script, *arguments = shlex.split(line)
-        subprocess.run([sys.executable, BENCHMARKS / script, *arguments], check=True)
+        subprocess.run([sys.executable, *shlex.split(line)], check=True, cwd=BENCHMARKS.parent)
 
 
 def _page(experiment: Experiment) -> Path:

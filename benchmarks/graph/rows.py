@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from _random_models import randomise
 from torch import Tensor, nn
+
+from benchmarks.harness.randomised import randomise
 
 __all__ = ["ROWS", "GraphRow", "extra_row"]
 

@@ -6,8 +6,8 @@ random scores to a share of the MACs (what is measured depends on widths only), 
 `optimised` is after `optimize_for_inference`, `recorded` after the same with ``record=True``; the
 dense baseline gets both, too.
 
-Usage: python benchmarks/speed.py run; python benchmarks/speed.py table
-       python benchmarks/speed.py run --model ConvTasNet --pruned pruned.safetensors
+Usage: python -m benchmarks.speed run; python -m benchmarks.speed table
+       python -m benchmarks.speed run --model ConvTasNet --pruned pruned.safetensors
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _fsdd_dense import MODELS, build
-from _records import Records, environment, write_atomically
-from _speed_table import page
 from asteroid import models
 from torch import Tensor, nn
 
+from benchmarks.harness.records import Records, environment, write_atomically
+from benchmarks.harness.zoo import build
+from benchmarks.speed.table import page
 from sepprune_tp import (
     Budget,
     GateSet,
@@ -38,8 +38,8 @@ from sepprune_tp.pruner import pruned_copy
 from sepprune_tp.search import masks_for
 from sepprune_tp.search.rounding import steps_for
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "speed.json"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "speed.json"
+MODELS = ("ConvTasNet", "SuDORMRFImprovedNet", "DPRNNTasNet")
 KEYS = ("experiment", "model", "variant", "budget", "source", "mode", "seconds_of_audio", "threads")
 RATE = 8000
 Variants = dict[str, nn.Module]
@@ -117,7 +117,7 @@ def run(
     if pruned is not None and not model:
         raise typer.BadParameter("--pruned needs --model: the dense model that it was made from")
     records = Records(results, KEYS)
-    for name in [model] if model else list(MODELS):
+    for name in [model] if model else MODELS:
         began = time.perf_counter()
         torch.set_num_threads(1)
         turns = variants(dense_model(name, full), budget, scope, seed, pruned)

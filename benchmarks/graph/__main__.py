@@ -4,8 +4,8 @@ Each row runs in a process of its own, with a limit of time and memory; finished
 skipped, so that the run can be stopped at any moment. All rows took
 15 to 20 minutes on two busy cores.
 
-Usage: python benchmarks/graph.py run; python benchmarks/graph.py table
-       python benchmarks/graph.py run --model benchmarks.models:build:tdanet --shape 1,16000
+Usage: python -m benchmarks.graph run; python -m benchmarks.graph table
+       python -m benchmarks.graph run --model benchmarks.models:build:tdanet --shape 1,16000
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from _graph_rows import ROWS, GraphRow, extra_row
-from _graph_table import page
-from _records import Records, environment, write_atomically
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "graph.json"
+from benchmarks.graph.rows import ROWS, GraphRow, extra_row
+from benchmarks.graph.table import page
+from benchmarks.harness.records import Records, environment, write_atomically
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "graph.json"
 START = 10  # seconds that a process gets to import packages and build the model
 KEYS = ("experiment", "model", "variant", "scope")
 
@@ -107,12 +108,12 @@ def in_process(function: str, row: GraphRow, seconds: float, gigabytes: float) -
     """
     code = (
         "import json, sys, warnings; warnings.simplefilter('ignore'); import torch; "
-        "torch.set_num_threads(1); import _graph_measure, _graph_rows; "
+        "torch.set_num_threads(1); from benchmarks.graph import measure, rows; "
         "row = json.loads(sys.argv[1]); row['shape'] = tuple(row['shape']); "
-        f"found = _graph_measure.{function}(_graph_rows.GraphRow(**row)); "
+        f"found = measure.{function}(rows.GraphRow(**row)); "
         "print('RESULT ' + json.dumps(found))"
     )
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     began, peak, failure = time.perf_counter(), 0.0, ""
     with subprocess.Popen(
         [sys.executable, "-c", code, json.dumps(asdict(row))],

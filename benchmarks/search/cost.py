@@ -5,7 +5,7 @@ one run: a block of plain steps (gradient of the loss to the input), a block of 
 steps that look ahead, and again. Also times the channel graph and measures its memory, in a process
 of its own.
 
-Usage: python benchmarks/search_cost.py search; python benchmarks/search_cost.py graph
+Usage: python -m benchmarks.search.cost search; python -m benchmarks.search.cost graph
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _records import Records, environment
 from asteroid.models import ConvTasNet
 
+from benchmarks.harness.records import Records, environment, origin, write_atomically
 from sepprune_tp import Budget, ChannelGraph, GateSet, learn_gates
 from sepprune_tp.losses import pit_neg_si_sdr
 
-RESULTS = Path(__file__).parent / "results" / "search_cost.json"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "search_cost.json"
+KEYS = ("experiment", "model")
+SEARCHES = {"search_cost": "A step", "search_cost_lookahead": "A step that looks ahead"}
 
 
 def graph_cost() -> dict[str, float]:
@@ -113,10 +116,10 @@ def search(
 @app.command()
 def graph() -> None:
     """Measure the channel graph, in a process of its own."""
-    code = "import json, search_cost; print(json.dumps(search_cost.graph_cost()))"
+    code = "import json; from benchmarks.search import cost; print(json.dumps(cost.graph_cost()))"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -131,8 +134,39 @@ def _parameters() -> int:
 def _write(**figures: Any) -> None:
     model = {"model": "ConvTasNet(n_src=2), default size", "params": _parameters()}
     record = {**model, **figures, **environment()}
-    Records(RESULTS).replace(record)
+    records = Records(RESULTS, KEYS)
+    records.replace(record)
+    write_atomically(RESULTS.with_suffix(".md"), page(records.items))
     print(json.dumps(figures, indent=1))
+
+
+@app.command()
+def table() -> None:
+    """Write the page from the records."""
+    write_atomically(RESULTS.with_suffix(".md"), page(Records(RESULTS, KEYS).items))
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """What a step of the search costs, and what the graph does, as Markdown."""
+    found = {record["experiment"]: record for record in records}
+    lines = ["# What a search step costs", ""]
+    for name, title in SEARCHES.items():
+        if name in found:
+            one = found[name]
+            ratios = ", ".join(f"{ratio:.2f}" for ratio in one["ratios"])
+            lines.append(
+                f"- {title}: {one['ratio']:.2f} × a forward and backward pass with frozen weights "
+                f"({one['search_step_seconds']:.2f} s against {one['plain_step_seconds']:.2f} s; "
+                f"turns: {ratios}; {one['model']}, {one['mixture_seconds']:g} s of audio, "
+                f"{one['threads']} thread(s))."
+            )
+    if "graph_cost" in found:
+        one = found["graph_cost"]
+        lines.append(
+            f"- Channel graph of the same model on 1 s at 16 kHz: {one['graph_seconds']:.2f} s and "
+            f"{one['graph_mb']:.0f} MB, {one['groups']} groups."
+        )
+    return "\n".join([*lines, "", origin(records), ""])
 
 
 if __name__ == "__main__":

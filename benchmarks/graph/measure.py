@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _graph_rows import GraphRow
 from torch import Tensor, nn
+
+from benchmarks.graph.rows import GraphRow
 
 __all__ = ["ours", "torch_pruning_alone"]
 

@@ -1,0 +1,1 @@
+"""The search: ways to learn gates, and what a step costs."""
