@@ -33,6 +33,7 @@ from benchmarks.criteria.hyper_network import excess, gumbel_sigmoid, seeded  # 
 from benchmarks.criteria.norm_scale import scales  # noqa: E402
 from benchmarks.criteria.published_gates import PublishedGates  # noqa: E402
 from benchmarks.criteria.ranking import at_one_rate  # noqa: E402
+from benchmarks.criteria.rules import RULES  # noqa: E402
 from benchmarks.criteria.torch_pruning import smallest_ratio  # noqa: E402
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner, profile  # noqa: E402
 
@@ -45,7 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "DPRNNTasNet": {**DPRNN, "kernel_size": 16, "stride": 8},
 }
 X = torch.zeros(1, 800)
-LEARNED = ("sepprune", "sepprune/lookahead", "sepprune/family", "paper", "UDSP", "joint")
+LEARNED = ("sepprune", "sepprune/lookahead", "sepprune/family", "paper", "UDSP", "joint", "learned")
 UNLIMITED = "paper/last sample"
 FEW = {
     **{name: {"steps": 4} for name in (*LEARNED, UNLIMITED)},
@@ -424,6 +425,16 @@ def test_the_smallest_ratio_that_meets_a_budget_is_taken() -> None:
     assert smallest_ratio(left, 0.21) == pytest.approx(0.79, abs=1e-4)
     with pytest.raises(UnreachableError, match="10%"):
         smallest_ratio(left, 0.1)
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_every_rule_of_learning_meets_the_budget(rule: str) -> None:
+    search = search_of()
+    options = {"rule": rule, "start": "magnitude", "loss": "task + features"}
+    masks = chosen("learned", search, **options).masks
+    assert 0.3 < share("ConvTasNet", masks) <= 0.5
+    other = {**options, "start": "zero", "loss": "waveform"}
+    assert not same(masks, chosen("learned", search_of(), **other).masks)
 
 
 def test_two_devices_choose_what_one_chooses() -> None:

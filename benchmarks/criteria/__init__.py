@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from benchmarks.criteria import feature_rank, gates, joint, norm_scale, paper, torch_pruning, udsp
+from benchmarks.criteria import (
+    feature_rank,
+    gates,
+    joint,
+    learned,
+    norm_scale,
+    paper,
+    torch_pruning,
+    udsp,
+)
 from benchmarks.criteria.base import Batch, Chosen, Criterion, Search, UnreachableError
 from benchmarks.criteria.options import OptionError, read
 
@@ -83,6 +92,7 @@ _ALL = [
     NamedCriterion("UDSP", udsp),
     NamedCriterion("NormScale", norm_scale),
     NamedCriterion("joint", joint),
+    NamedCriterion("learned", learned),
     *_of_torch_pruning(),
 ]
 

@@ -103,7 +103,7 @@ class Experiment:
         criteria: Ways to choose channels.
         recoveries: By name.
         test: ``mixtures`` and ``seconds`` of the test set; of stored mixtures None is all of them,
-            whole.
+            whole. With ``split: validation`` of the validation set.
         options: What only its kind knows.
     """
 
