@@ -95,10 +95,11 @@ def test_plots_are_the_same_bytes_of_the_same_records() -> None:
 
 
 def test_the_whole_page_is_the_same_bytes_twice(tmp_path: Path) -> None:
-    from benchmarks.pages import write
+    from benchmarks.pages import PAGE, write
 
     first = write(tmp_path / "a.md").read_bytes()
     assert write(tmp_path / "b.md").read_bytes() == first and first.startswith(b"# Results\n")
+    assert first == PAGE.read_bytes(), "run `make results`"
 
 
 def test_curves_say_how_much_sooner() -> None:

@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -235,7 +236,7 @@ class Bench:
 
     def _train(self, cell: Cell, model: nn.Module, kept: KeptChannels) -> Record:
         """Train a model in place; what to record of it."""
-        recovery = cell.recovery
+        recovery, training = cell.recovery, self.work / "training" / self._identity(cell)
         result = finetune(
             model,
             self.corpus.train(100 + cell.seed, recovery.seconds),
@@ -251,7 +252,9 @@ class Bench:
             seed=cell.seed,
             progress=False,
             devices=self.devices,
+            checkpoint_dir=training,
         )
+        shutil.rmtree(training, ignore_errors=True)
         history = [
             {"step": int(row["step"]), "si_sdr": round(row["si_sdr"], 3)} for row in result.history
         ]
@@ -305,14 +308,17 @@ class Bench:
 
     def _identity(self, cell: Cell) -> str:
         """Of everything that a figure follows from."""
-        recovery = {k: v for k, v in asdict(cell.recovery).items() if k != "name"}
-        return _digest(
-            {
-                "choice": self._choice_identity(cell),
-                "recovery": recovery,
-                "test": dict(self.experiment.test),
-            }
-        )
+        config = self._config(cell)
+        return _digest({"choice": self._choice_identity(cell), **config, "criterion": None})
+
+    def _config(self, cell: Cell) -> Record:
+        """What the experiment says of a cell, beside its key."""
+        choice = {"name": cell.choice.name, "options": dict(cell.choice.options)}
+        return {
+            "criterion": {**choice, "scope": cell.choice.scope},
+            "recovery": {k: v for k, v in asdict(cell.recovery).items() if k != "name"},
+            "test": dict(self.experiment.test),
+        }
 
     def _weights(self, cell: Cell) -> Path:
         """Where the weights of a criterion that trains them are."""
@@ -348,6 +354,7 @@ class Bench:
             "seconds": round(seconds, 1),
             "steps": cell.recovery.steps,
             **details,
+            "config": self._config(cell),
             "identity": self._identity(cell),
             "choice": self._choice_identity(cell),
             "data_sha256": self.corpus.sha256,
