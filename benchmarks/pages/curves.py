@@ -51,7 +51,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
 
 def epoch_steps(experiment: Experiment) -> int:
     """Steps in which the training speech is heard once."""
-    recovery = next(iter(experiment.recoveries.values()))
+    recovery = next(one for one in experiment.recoveries.values() if one.steps)
     speech = open_corpus(experiment.data).epoch
     return max(1, round(speech / (2 * recovery.seconds * recovery.batch_size)))
 
