@@ -14,6 +14,7 @@ import copy
 import hashlib
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +25,11 @@ import torch
 import torch_pruning as tp
 import typer
 from _records import Records, data_hash, environment, origin, scores, write_atomically
-from _search_gates import RULES, Moment, Rule
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.criteria.rules import RULES, Moment, Rule
 from sepprune_tp import (
     Budget,
     Distillation,
