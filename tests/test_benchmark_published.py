@@ -23,6 +23,7 @@ from benchmarks.harness.records import Records
 from benchmarks.pages import published
 
 CELLS = [n for n in names() if n.startswith("paper/") and not n.endswith("dense")]
+QUICK = ("paper/lrs2-2mix-afrcnn-12", "paper/libri2mix-tdanet", "paper/echoset-sudormrf")
 SMALL = {
     "afrcnn-12": {"basis": 16, "bottleneck": 32, "hidden": 32, "iterations": 3},
     "tdanet": {"bottleneck": 16, "hidden": 16, "iterations": 2, "heads": 2},
@@ -69,7 +70,10 @@ def run(experiment: Experiment, corpus: Corpus, folder: Path) -> list[str]:
     return published.section(experiment, records.items)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CELLS],
+)
 def test_a_cell_runs_at_reduced_width(
     name: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
