@@ -27,6 +27,7 @@ from benchmarks.criteria import (  # noqa: E402
     criterion,
     feature_rank,
     gradients,
+    memory,
 )
 from benchmarks.criteria.gating import gates_of  # noqa: E402
 from benchmarks.criteria.hyper_network import excess, gumbel_sigmoid, seeded  # noqa: E402
@@ -387,7 +388,7 @@ def test_gradients_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     original = gradients.gradients_of
     monkeypatch.setattr(gradients, "gradients_of", lambda *a: taken.append(1) or original(*a))
-    monkeypatch.setattr(gradients, "_KNOWN", type(gradients._KNOWN)())
+    monkeypatch.setattr(memory, "_KNOWN", type(memory._KNOWN)())
     for name in ("GroupTaylorImportance", "GroupHessianImportance/local"):
         for budget in (0.5, 0.7):
             chosen(name, search_of(budget=budget))
