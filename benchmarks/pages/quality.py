@@ -13,7 +13,7 @@ from benchmarks.harness.config import Experiment
 from .markdown import spread, table
 from .plots import quality_plot
 
-__all__ = ["ours", "section", "values_by_seed"]
+__all__ = ["best_other", "ours", "section", "values_by_seed"]
 
 Record = dict[str, Any]
 
@@ -53,6 +53,16 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
             "",
         ]
     return lines
+
+
+def best_other(experiment: Experiment, runs: Sequence[Record], **where: Any) -> str | None:
+    """The criterion of others with the highest mean, of those that were run on all seeds."""
+    means = {}
+    for choice in experiment.criteria:
+        values = values_by_seed(runs, criterion=choice.label, **where)
+        if not ours(choice.label) and len(values) == len(experiment.seeds):
+            means[choice.label] = statistics.fmean(values.values())
+    return max(means, key=lambda label: means[label]) if means else None
 
 
 def _labels(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
@@ -98,18 +108,11 @@ def _comparison(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
     for budget in experiment.budgets:
         for way in experiment.recoveries:
             where = {"budget": budget, "recovery": way}
-            others = {
-                label: values_by_seed(runs, criterion=label, **where)
-                for label in labels
-                if not ours(label)
-            }
-            whole = {k: v for k, v in others.items() if len(v) == len(experiment.seeds)}
-            if not whole:
+            best = best_other(experiment, runs, **where)
+            if best is None:
                 continue
-            best = max(whole, key=lambda label: statistics.fmean(whole[label].values()))
             for label in filter(ours, labels):
-                mine = values_by_seed(runs, criterion=label, **where)
-                seeds = sorted(mine.keys() & whole[best].keys())
+                seeds = sorted(values_by_seed(runs, criterion=label, **where))
                 if len(seeds) < len(experiment.seeds):
                     continue
                 rows.append(_against(runs, f"{budget:.0%}", way, label, best, where, seeds))
