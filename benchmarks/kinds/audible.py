@@ -29,6 +29,7 @@ from .base import Kind, Only, wants
 __all__ = ["KIND"]
 
 LEVEL = 0.9  # peak of a written WAV file
+HEARD = Path(__file__).resolve().parents[2] / "runs" / "audible"
 
 
 def _cells(experiment: Experiment, source: Experiment) -> Iterator[Cell]:
@@ -81,7 +82,7 @@ def _measure(experiment: Experiment, bench: Bench, cell: Cell) -> Record:
     name = f"{bench.dense.name}_{_slug(cell)}"
     files = {}
     for index in range(int(experiment.options["written"])):
-        files |= _written(f"{name}_{index}", *heard[index], rate)
+        files |= _written(f"{name}_{index}", *heard[index], rate, HEARD)
     return {
         "si_sdri": round(found.si_sdri, 3),
         "sdri": round(found.sdri, 3),
@@ -110,17 +111,18 @@ def _perceived(
     pesq = require("pesq", "benchmark", "PESQ").pesq
     stoi = require("pystoi", "benchmark", "STOI").stoi
     band = "wb" if rate >= 16000 else "nb"
-    pairs = [(s.double().numpy(), e.double().numpy()) for s, e in zip(sources, estimates)]  # noqa: B905
+    pairs = [
+        (s.double().numpy(), e.double().numpy()) for s, e in zip(sources, estimates, strict=True)
+    ]
     quality = statistics.fmean(pesq(rate, clean, heard, band) for clean, heard in pairs)
     return quality, statistics.fmean(float(stoi(clean, heard, rate)) for clean, heard in pairs)
 
 
 def _written(
-    name: str, mixture: Tensor, sources: Tensor, estimates: Tensor, rate: int
+    name: str, mixture: Tensor, sources: Tensor, estimates: Tensor, rate: int, folder: Path
 ) -> dict[str, str]:
-    """Write the WAV files of one mixture under runs/; SHA-256 of each, and its plot."""
+    """Write the WAV files and the plot of one mixture; SHA-256 of each file."""
     soundfile = require("soundfile", "train", "Writing WAV files")
-    folder = Path(__file__).resolve().parents[2] / "runs" / "audible"
     folder.mkdir(parents=True, exist_ok=True)
     signals = {"mixture": mixture}
     signals |= {f"source{n + 1}": signal for n, signal in enumerate(sources)}

@@ -1,0 +1,87 @@
+"""``python -m benchmarks``: what there is, how far it is, something to hear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("asteroid", reason="the benchmarks need the extra 'asteroid'")
+pytest.importorskip("matplotlib", reason="plots need the extra 'cli'")
+pytest.importorskip("typer", reason="the entry needs the extra 'cli'")
+pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
+
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.harness import config
+from benchmarks.harness.config import ConfigError, names
+from benchmarks.kinds import audible, script
+from benchmarks.pages import plots, spectrograms
+
+RATE = 8000
+
+
+def entry(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_list_names_every_experiment() -> None:
+    done = entry("list")
+    assert done.exit_code == 0
+    assert all(any(line.startswith(f"{n} ") for line in done.output.splitlines()) for n in names())
+
+
+def test_an_unknown_experiment_is_an_error_of_ours() -> None:
+    done = entry("run", "qualities")
+    assert isinstance(done.exception, ConfigError) and "quality" in str(done.exception)
+
+
+def test_a_script_is_run_and_its_page_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    page = tmp_path / "results" / "page.md"
+    program = f"from pathlib import Path; Path({str(page)!r}).write_text('# T\\n\\n## A\\n\\nb\\n')"
+    (tmp_path / "tool.py").write_text(program)
+    (tmp_path / "own.yaml").write_text(
+        f"kind: script\ntitle: Own\noptions: {{commands: ['{tmp_path}/tool.py'], page: page.md}}\n"
+    )
+    monkeypatch.setattr(script, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(config, "FOLDER", tmp_path)
+    assert "missing" in entry("status", "own").output
+    assert entry("run", "own").exit_code == 0
+    assert "there" in entry("status", "own").output
+    assert script.KIND.section(config.find("own")) == ["", "### A", "", "b"]
+
+
+def test_what_is_heard_is_in_the_order_of_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spectrograms, "FOLDER", tmp_path)
+    monkeypatch.setattr(plots, "FOLDER", tmp_path)
+    soundfile = pytest.importorskip("soundfile")
+    time = torch.arange(RATE) / RATE
+    sources = torch.stack([torch.sin(6.28 * 300 * time), torch.sin(6.28 * 900 * time)])
+    heard = audible._heard(lambda x: sources.flip(0)[None], sources.sum(0), sources)
+    assert torch.equal(heard[2], sources)
+    digests = audible._written("tried_0", *heard, RATE, tmp_path)
+    assert len(digests) == 5 and (tmp_path / "heard_tried_0.png").stat().st_size > 1000
+    samples, rate = soundfile.read(tmp_path / "tried_0_estimate2.wav")
+    assert rate == RATE and abs(float(abs(samples).max()) - audible.LEVEL) < 1e-3
+    spectrum = abs(torch.fft.rfft(torch.from_numpy(samples)))
+    assert int(spectrum.argmax()) == 900
+
+
+def test_perceived_quality_falls_with_noise() -> None:
+    pytest.importorskip("pesq", reason="needs the extra 'benchmark'")
+    pytest.importorskip("pystoi", reason="needs the extra 'benchmark'")
+    generator = torch.Generator().manual_seed(0)
+    envelope = (torch.sin(6.28 * 3 * torch.arange(3 * RATE) / RATE) > 0).float()
+    sources = torch.randn(2, 3 * RATE, generator=generator) * envelope * 0.1
+    noise = 0.1 * torch.randn(2, 3 * RATE, generator=generator)
+    clean = audible._perceived(sources.sum(0), sources, sources + 0.01 * noise, RATE)
+    noisy = audible._perceived(sources.sum(0), sources, sources + noise, RATE)
+    assert clean[0] > noisy[0] and clean[1] > noisy[1] + 0.05
