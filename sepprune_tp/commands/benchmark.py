@@ -19,7 +19,8 @@ from sepprune_tp.commands.common import (
 from sepprune_tp.errors import InputError
 from sepprune_tp.measure.latency import compare_latency
 from sepprune_tp.profile import profile
-from sepprune_tp.report import environment, write_json
+from sepprune_tp.reporting.files import write_json
+from sepprune_tp.reporting.summary import environment
 
 __all__ = ["benchmark"]
 

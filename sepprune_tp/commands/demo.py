@@ -23,7 +23,8 @@ from sepprune_tp.job import SearchSettings, shrink
 from sepprune_tp.measure.latency import compare_latency
 from sepprune_tp.profile import profile
 from sepprune_tp.recovery import finetune
-from sepprune_tp.report import (
+from sepprune_tp.reporting.files import write_json, write_text
+from sepprune_tp.reporting.summary import (
     STAGES,
     comparison_table,
     environment,
@@ -31,8 +32,6 @@ from sepprune_tp.report import (
     plot_channels,
     profile_table,
     stage_figures,
-    write_json,
-    write_text,
 )
 from sepprune_tp.separation import separate_file
 

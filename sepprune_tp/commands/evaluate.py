@@ -21,7 +21,7 @@ from sepprune_tp.commands.common import (
 )
 from sepprune_tp.data import open_mixtures
 from sepprune_tp.evaluate import evaluate as score
-from sepprune_tp.report import write_json
+from sepprune_tp.reporting.files import write_json
 
 __all__ = ["evaluate"]
 

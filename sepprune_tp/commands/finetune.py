@@ -29,7 +29,7 @@ from sepprune_tp.data import open_mixtures
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery import finetune as recover
-from sepprune_tp.report import environment
+from sepprune_tp.reporting.summary import environment
 
 __all__ = ["finetune"]
 

@@ -20,7 +20,8 @@ from sepprune_tp.commands.common import (
 )
 from sepprune_tp.profile import Profile
 from sepprune_tp.profile import profile as measure
-from sepprune_tp.report import profile_table, write_json
+from sepprune_tp.reporting.files import write_json
+from sepprune_tp.reporting.summary import profile_table
 
 __all__ = ["profile"]
 

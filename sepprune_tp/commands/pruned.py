@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import say
 from sepprune_tp.evaluate import evaluate
-from sepprune_tp.family_report import family_markdown, plot_family
 from sepprune_tp.job import Member, SearchSettings
 from sepprune_tp.profile import Profile, profile
-from sepprune_tp.report import environment, write_json, write_text
+from sepprune_tp.reporting.family import family_markdown, plot_family
+from sepprune_tp.reporting.files import write_json, write_text
+from sepprune_tp.reporting.summary import environment
 from sepprune_tp.search import Spent
 
 __all__ = ["save", "say_spent", "write_family"]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sepprune_tp.errors import require
-from sepprune_tp.report import write_figure
+
+from .files import write_figure
 
 __all__ = ["family_markdown", "plot_family"]
 
@@ -19,7 +20,7 @@ def family_markdown(report: Mapping[str, Any], plot: str) -> str:
     Args:
         report: Holds ``dense`` and ``members`` with ``params``, ``macs`` and, where mixtures were
             separated, ``si_sdri`` and ``sdri`` in dB; ``settings`` and what
-            :func:`sepprune_tp.report.environment` says.
+            :func:`sepprune_tp.reporting.summary.environment` says.
         plot: File name of the plot.
 
     Returns:

@@ -1,8 +1,7 @@
-"""Reports of a pruning job: figures as JSON, Markdown, a terminal table, and a plot of channels."""
+"""The figures of a job as plain data, Markdown and terminal tables, and a plot of channels."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -18,6 +17,8 @@ from sepprune_tp.evaluate import Evaluation
 from sepprune_tp.measure.latency import Latency
 from sepprune_tp.profile import Profile
 
+from .files import write_figure
+
 __all__ = [
     "STAGES",
     "comparison_table",
@@ -26,9 +27,6 @@ __all__ = [
     "plot_channels",
     "profile_table",
     "stage_figures",
-    "write_figure",
-    "write_json",
-    "write_text",
 ]
 
 STAGES = ("dense", "pruned", "recovered")
@@ -80,35 +78,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a file whole or not at all."""
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return target
-
-
-def write_figure(path: str | os.PathLike[str], figure: Any) -> Path:
-    """Write a matplotlib figure as PNG, whole or not at all."""
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(scratch, format="png", dpi=130)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return target
-
-
-def write_json(path: str | os.PathLike[str], data: Any) -> Path:
-    """Write plain data as indented JSON, whole or not at all."""
-    return write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def comparison_table(report: Mapping[str, Any], title: str | None = None) -> Any:

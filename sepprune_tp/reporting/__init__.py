@@ -1,0 +1,1 @@
+"""Reports of a pruning job: JSON, Markdown, terminal tables, plots, and one page of HTML."""
