@@ -1,4 +1,4 @@
-"""One way to read a model from disk, whoever wrote it."""
+"""One way to a model, wherever it is and whoever wrote it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sepprune_tp.architectures.asteroid_models import load_serialized
+from sepprune_tp.architectures.asteroid_checkpoints import load_asteroid
 from sepprune_tp.checkpoint import load_pruned
 from sepprune_tp.errors import CheckpointError
+from sepprune_tp.factories import build_from_factory, is_factory
+from sepprune_tp.fetching import fetch, is_hub_name, is_url
 
 __all__ = ["load_model"]
 
@@ -18,28 +20,64 @@ ZIP_START = b"PK\x03\x04"
 PICKLE_START = b"\x80"
 
 
-def load_model(path: str | os.PathLike[str], device: str | torch.device | None = None) -> nn.Module:
-    """Read a model from a file of ``save_pruned`` or of Asteroid's ``serialize()``.
+def load_model(
+    source: str | os.PathLike[str], device: str | torch.device | None = None
+) -> nn.Module:
+    """Get a model. Nothing in a file is executed, whatever it claims to be.
 
     Args:
-        path: The file. Its content decides, not its name.
+        source: One of
+
+            - a file of ``save_pruned`` or of Asteroid (``serialize()`` of any version, a checkpoint
+              of its training); its content decides, not its name;
+            - ``owner/name`` or ``owner/name@revision`` on the Hugging Face hub, one of Asteroid's
+              names for models on Zenodo, or an address; from the caches if there is no network;
+            - ``module:function`` or ``module:function:argument``, which builds it;
+            - ``FILE@module:function``: a file of ``save_pruned`` of a model that is not Asteroid's,
+              and what builds that model as it was before;
+            - ``demo``, the model that ships with this package.
         device: Where the tensors go; the CPU if None.
 
     Returns:
         The model in eval mode.
 
     Raises:
-        CheckpointError: If the file is missing or neither of the two.
+        CheckpointError: If there is no such model, or its file is not of a kind named above.
+        InputError: If a function does not give a model.
+        MissingExtraError: If a package is missing that the model needs.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(
-            f"{file} is not a file. Give a file of save_pruned, or what "
-            "torch.save(model.serialize(), path) wrote for an Asteroid model."
-        )
+    model = _found(source)
+    return model if device is None else model.to(device)
+
+
+def _found(source: str | os.PathLike[str]) -> nn.Module:
+    file = Path(source).expanduser()
+    if source == "demo":
+        from sepprune_tp.demo import demo_model
+
+        return demo_model()
+    if file.is_file():
+        return _read(file)
+    text = os.fspath(source)
+    name, _, factory = text.rpartition("@")
+    if is_factory(factory) and Path(name).expanduser().is_file():
+        return load_pruned(Path(name).expanduser(), model=build_from_factory(factory))
+    if is_factory(text):
+        return build_from_factory(text)
+    if is_url(text) or (is_hub_name(text) and not file.exists()):
+        fetched = fetch(text)
+        return _read(fetched.path, fetched.sample_rate)
+    raise CheckpointError(
+        f"{file} is {'a folder' if file.is_dir() else 'not a file'}. Give a file of save_pruned, "
+        "what torch.save(model.serialize(), path) wrote for an Asteroid model, a name on a hub "
+        "(owner/name), module:function, or demo."
+    )
+
+
+def _read(file: Path, sample_rate: float | None = None) -> nn.Module:
+    """A model from a file of one of the two kinds."""
     with file.open("rb") as opened:
         start = opened.read(9)
     # A safetensors file starts with the length of its JSON header, which may be any byte.
     pickled = start[8:] != b"{" and start.startswith((ZIP_START, PICKLE_START))
-    model = load_serialized(file) if pickled else load_pruned(file)
-    return model if device is None else model.to(device)
+    return load_asteroid(file, sample_rate) if pickled else load_pruned(file)

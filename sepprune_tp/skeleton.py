@@ -46,5 +46,6 @@ def build_skeleton(architecture: dict[str, Any], where: str) -> nn.Module:
     raise CheckpointError(
         f"{where} holds a {architecture.get('name')}, which is not an Asteroid model: only its "
         "shapes and tensors are stored. Build it as it was before pruning and pass it: "
-        "load_pruned(path, model=MyModel(...))"
+        "load_pruned(path, model=MyModel(...)), or in a command FILE@module:function, which builds "
+        "it"
     )

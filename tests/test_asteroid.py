@@ -259,8 +259,8 @@ def test_numbers_of_numpy_become_plain() -> None:
     assert args["extra"] == {"a": (0.5, [0, 1])} and json.dumps(args)
 
 
-def test_serialized_pruned_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    from sepprune_tp.architectures.asteroid_models import load_serialized
+def test_pruned_model_without_its_sizes_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    from sepprune_tp.architectures.asteroid_checkpoints import load_asteroid
 
     model = oddly_pruned("DCCRNet")
     conf = {
@@ -269,13 +269,23 @@ def test_serialized_pruned_model_is_refused_with_the_way_out(tmp_path: Path) -> 
         "model_args": model.get_model_args(),
     }
     torch.save(conf, tmp_path / "pruned.pth")
-    with pytest.raises(CheckpointError, match="A pruned model needs save_pruned"):
-        load_serialized(tmp_path / "pruned.pth")
+    with pytest.raises(CheckpointError, match="a pruned model is kept by save_pruned"):
+        load_asteroid(tmp_path / "pruned.pth")
     dense = gated("DCCRNet", "all").model
     torch.save(conf | {"state_dict": dense.state_dict()}, tmp_path / "dense.pth")
     x = example("DCCRNet", 2)
     with torch.no_grad():
-        assert torch.equal(load_serialized(tmp_path / "dense.pth")(x), dense(x))
+        assert torch.equal(load_asteroid(tmp_path / "dense.pth")(x), dense(x))
+
+
+@pytest.mark.parametrize("name", ["DCCRNet", "FasNetTAC-gLN", "LSTMTasNet-3-layers-bi"])
+def test_serialized_pruned_model_comes_back(tmp_path: Path, name: str) -> None:
+    from sepprune_tp.architectures.asteroid_checkpoints import load_asteroid
+
+    model, x = oddly_pruned(name), example(name, 2)
+    torch.save(model.serialize(), tmp_path / "pruned.pth")
+    with torch.no_grad():
+        assert torch.equal(load_asteroid(tmp_path / "pruned.pth")(x), model(x))
 
 
 def test_dcunet_that_fixes_no_length_says_which_it_takes() -> None:

@@ -1,9 +1,10 @@
-"""What the installed Asteroid gets wrong in its own constructors, mended where a user cannot.
+"""What the installed Asteroid lacks or gets wrong, mended where a user cannot.
 
 Asteroid 0.7.0 computes the input size of DCCRNet's complex LSTM with NumPy, and torch refuses an
-``input_size`` that is no Python integer, so that ``asteroid.models.DCCRNet`` cannot be built. Once
-this package is imported it can, whichever of the two is imported first; Asteroid itself is not
-imported for it, and nothing else in it changes.
+``input_size`` that is no Python integer, so that ``asteroid.models.DCCRNet`` cannot be built. And
+its ``serialize()`` and ``from_pretrained`` know nothing of pruned models; see
+``asteroid_serialized``. Once this package is imported both work, whichever of the two is imported
+first; Asteroid itself is not imported for it, and nothing else in it changes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,22 +20,28 @@ from typing import Any
 
 __all__ = ["mend_asteroid"]
 
-_FAULTY = "asteroid.masknn.recurrent"
-
 
 def mend_asteroid() -> None:
-    """Let ``asteroid.models.DCCRNet`` be built: now, or as soon as Asteroid is imported.
+    """Let ``asteroid.models.DCCRNet`` be built and pruned models be shared.
 
-    Called once, on import of the package; calling it again does no harm.
+    Now, or as soon as Asteroid is imported. Called once, on import of the package; calling it again
+    does no harm.
     """
-    module = sys.modules.get(_FAULTY)
-    if module is not None:
-        _mend(module)
-    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
+    for name, mend in _MENDS.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            mend(module)
+        elif not any(isinstance(f, _AfterImport) and f.name == name for f in sys.meta_path):
+            sys.meta_path.insert(0, _AfterImport(name, mend))
 
 
-def _mend(module: Any) -> None:
+def _mend_sharing(module: Any) -> None:
+    from sepprune_tp.architectures.asteroid_serialized import mend_sharing
+
+    mend_sharing(module)
+
+
+def _mend_dccrnet(module: Any) -> None:
     original = module.DCCRMaskNetRNN.__init__
     if getattr(original, "_sepprune", False):
         return
@@ -48,13 +55,16 @@ def _mend(module: Any) -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Waits for the faulty module, and mends it when it has been executed."""
+    """Waits for a module, and mends it when it has been executed."""
+
+    def __init__(self, name: str, mend: Callable[[ModuleType], None]) -> None:
+        self.name, self.mend = name, mend
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find the module as if this finder were not there, with an errand for its loader."""
-        if fullname != _FAULTY:
+        if fullname != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -64,7 +74,13 @@ class _AfterImport(MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                _mend(module)
+                self.mend(module)
 
             loader.exec_module = exec_module
         return spec
+
+
+_MENDS: dict[str, Callable[[ModuleType], None]] = {
+    "asteroid.masknn.recurrent": _mend_dccrnet,
+    "asteroid.models.base_models": _mend_sharing,
+}

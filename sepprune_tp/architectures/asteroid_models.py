@@ -1,20 +1,18 @@
-"""Asteroid's models by class name and arguments, and the checkpoints that Asteroid writes."""
+"""Asteroid's models by class name and arguments."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import json
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.torch_version import TorchVersion
 
 from sepprune_tp.errors import CheckpointError, require
 
-__all__ = ["asteroid_args", "build_asteroid", "is_asteroid", "load_serialized"]
+__all__ = ["asteroid_args", "build_asteroid", "class_names", "is_asteroid"]
 
 # Arguments that Asteroid only compares with others; they may be unequal once channels are gone.
 REDUNDANT_ARGS = ("in_chan",)
@@ -24,7 +22,6 @@ REFUSED = {
     "asteroid<0.7"
 }
 """Models that are in Asteroid and cannot be built, each with the reason and what to do."""
-SERIALIZED_KEYS = ("model_name", "model_args", "state_dict")
 
 
 def is_asteroid(model: nn.Module) -> bool:
@@ -72,6 +69,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def class_names(where: str) -> dict[str, str]:
+    """The classes of models that the installed Asteroid has, by their names in lower case.
+
+    Args:
+        where: The file that needs one, for messages.
+
+    Raises:
+        MissingExtraError: If Asteroid cannot be imported.
+    """
+    models = require("asteroid.models", "asteroid", f"{where} holds an Asteroid model, which")
+    return {m.lower(): m for m in models.__all__ if isinstance(getattr(models, m), type)}
+
+
 def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
     """Build an Asteroid model from its class name and arguments.
 
@@ -87,13 +97,13 @@ def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
         CheckpointError: If there is no such class or it refuses the arguments.
         MissingExtraError: If Asteroid cannot be imported.
     """
-    models = require("asteroid.models", "asteroid", f"{where} holds an Asteroid {name}, which")
-    known = {m for m in models.__all__ if isinstance(getattr(models, m), type)}
-    if name not in known:
+    known = class_names(where)
+    if name not in known.values():
         raise CheckpointError(
             f"{where} holds an Asteroid '{name}', and the installed Asteroid has no such model. "
-            f"It has: {', '.join(sorted(known))}"
+            f"It has: {', '.join(sorted(known.values()))}"
         )
+    models = importlib.import_module("asteroid.models")
     if name in REFUSED:
         raise CheckpointError(f"{where} holds an Asteroid {name}: {REFUSED[name]}.")
     # Widths that differ by block stand as lists, which no constructor takes: any one width gives
@@ -115,55 +125,6 @@ def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
         f"{json.dumps(args, default=str)} ({failure}). Build it as it was before pruning and pass "
         "it as model=."
     )
-
-
-def load_serialized(path: Path) -> nn.Module:
-    """Read what ``torch.save(model.serialize(), path)`` wrote, without running its pickle freely.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The model in eval mode, on the CPU.
-
-    Raises:
-        CheckpointError: If the file holds more than tensors and plain data, or is not Asteroid's.
-    """
-    conf = _read_plain(path)
-    missing = [key for key in SERIALIZED_KEYS if not isinstance(conf, dict) or key not in conf]
-    if missing:
-        found = ", ".join(list(map(str, conf))[:6]) if isinstance(conf, dict) else type(conf)
-        raise CheckpointError(
-            f"{path} is not what Asteroid's serialize() gives: it lacks {', '.join(missing)} (it "
-            f"holds {found}). For a training checkpoint, build the model, load its 'state_dict' "
-            "into it, then use save_pruned(model, path)."
-        )
-    model = build_asteroid(str(conf["model_name"]), dict(conf["model_args"]), str(path))
-    try:
-        model.load_state_dict(conf["state_dict"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"The weights in {path} do not fit the {conf['model_name']} that its arguments build: "
-            f"{str(error).splitlines()[-1].strip()}. A pruned model needs save_pruned instead of "
-            "serialize()."
-        ) from error
-    return model.eval()
-
-
-def _read_plain(path: Path) -> Any:
-    """The content of a file of torch.save, refusing everything but tensors and plain data."""
-    # serialize() stores torch.__version__, a str subclass that weights_only does not let through.
-    with torch.serialization.safe_globals([TorchVersion]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds on files that are not its own
-            raise CheckpointError(
-                f"{path} cannot be read as tensors and plain data "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). It is "
-                "truncated, not a file of torch.save, or holds Python objects, which are not "
-                "loaded for safety. Save model.serialize() or use save_pruned."
-            ) from error
 
 
 def _is_widths(value: Any) -> bool:

@@ -36,7 +36,12 @@ __all__ = [
 console = Console()
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="File of a model, or `demo`.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="File, name on a hub (owner/name), address, module:function, or `demo`.",
+        show_default=False,
+    ),
 ]
 DataOption = Annotated[
     Path,
@@ -72,22 +77,16 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same result.
 
 
 def open_model(name: str, device: str | None = None) -> nn.Module:
-    """Load a model by file name, or the shipped one by the word ``demo``.
+    """Load a model, wherever it is.
 
     Args:
-        name: Path, or ``demo``.
+        name: What ``sepprune_tp.loading.load_model`` takes.
         device: Where to put it; the GPU if there is one when None.
 
     Returns:
         The model in eval mode.
     """
-    if name == "demo":
-        from sepprune_tp.demo import demo_model
-
-        model = demo_model()
-    else:
-        model = load_model(name)
-    return model.to(_device(device))
+    return load_model(name).to(_device(device))
 
 
 def hardware(device: str | None, accelerator: str | None) -> tuple[str, str]:
