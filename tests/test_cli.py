@@ -215,12 +215,12 @@ def test_export_that_fails_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnx")
-    net = models.DPRNNTasNet(n_src=2, n_filters=16, bn_chan=8, hid_size=8, n_repeats=1)
-    path = save_pruned(net, tmp_path / "dprnn.safetensors")
+    net = models.DCUNet("mini", fix_length_mode="pad")
+    path = save_pruned(net, tmp_path / "dcunet.safetensors")
     assert run("export", path, "-o", tmp_path / "model.onnx") == 2
     message = capsys.readouterr().err
     assert "cannot be exported as onnx" in message and "--format torchscript" in message
-    assert [p.name for p in tmp_path.iterdir()] == ["dprnn.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["dcunet.safetensors"]
 
 
 def message_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

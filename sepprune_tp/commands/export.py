@@ -16,7 +16,7 @@ from sepprune_tp.commands.common import (
     say,
     writable,
 )
-from sepprune_tp.exporting import FORMATS, export_model
+from sepprune_tp.exporting import FORMATS, export_model, format_of
 
 __all__ = ["export"]
 
@@ -25,18 +25,25 @@ def export(
     model: ModelArgument,
     out: OutOption,
     format: Annotated[
-        str, typer.Option(help=f"{' or '.join(FORMATS)}; by the ending of the file if not given.")
+        str,
+        typer.Option(
+            help=f"{', '.join(FORMATS)}; by the ending of the file (.onnx, .pt2, else TorchScript) "
+            "if not given."
+        ),
     ] = "",
     seconds: Annotated[float, typer.Option(help="Length of the mixture to trace with.")] = 1.0,
+    fixed_length: Annotated[
+        bool, typer.Option("--fixed-length", help="Only for mixtures of that length.")
+    ] = False,
     sample_rate: RateOption = None,
 ) -> None:
-    """Write a model as TorchScript or ONNX, after checking that it gives the same output."""
-    chosen = format or ("onnx" if out.suffix == ".onnx" else "torchscript")
+    """Write a model as TorchScript, ONNX or torch.export, after checking that it gives the same."""
     network = open_model(model, "cpu")
+    chosen = format_of(out, format)
     example = example_mixture(network, seconds, rate_of(network, sample_rate))
-    exported = export_model(network, example, writable(out), chosen)
+    exported = export_model(network, example, writable(out), chosen, any_length=not fixed_length)
     lengths = "any length" if exported.any_length else f"{example.shape[-1]} samples only"
     say(
         f"Wrote {out} ({chosen}): mixtures (B, T) of {lengths}; differs from the model by at most "
-        f"{exported.difference:.1e}."
+        f"{exported.difference:.1e} on {len(exported.shapes)} shapes."
     )
