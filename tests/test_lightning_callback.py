@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from asteroid.losses import PITLossWrapper, pairwise_neg_sisdr  # noqa: E402
 from sepprune_tp import Budget, load_pruned, profile, save_pruned  # noqa: E402
 from sepprune_tp.errors import BudgetError, CheckpointError, DataError, InputError  # noqa: E402
 from sepprune_tp.lightning import PruneCallback, load_weights  # noqa: E402
+from sepprune_tp.lightning.trainers import check_trainer  # noqa: E402
 from sepprune_tp.losses import pit_neg_si_sdr  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,15 +116,23 @@ def check_optimiser(module: Any, optimizer: torch.optim.Optimizer) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2, "gradient_clip_val": 5.0}],
-    ids=["plain", "mixed", "accumulated"],
+    [
+        {},
+        {"precision": "bf16-mixed"},
+        {"precision": "64-true"},
+        {"accumulate_grad_batches": 2, "gradient_clip_val": 5.0},
+    ],
+    ids=["plain", "mixed", "double", "accumulated"],
 )
-def test_a_recipe_prunes_and_recovers(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_recipe_prunes_and_recovers(
+    tmp_path: Path, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     recipe, callback = system(), prune()
     dense = profile(recipe.model, torch.randn(1, TIME))
     run = trainer(tmp_path, callback, **options)
     run.fit(recipe)
-    small = profile(recipe.model, torch.randn(1, TIME))
+    small = profile(recipe.model.float(), torch.randn(1, TIME))
+    assert f"Pruned at epoch 0: {small.params:,} of {dense.params:,} parameters" in caplog.text
     assert small.macs <= 0.5 * dense.macs
     assert callback.pruned is not None and callback.pruned.epoch == 0
     assert (callback.pruned.macs, callback.pruned.params) == (small.macs, small.params)
@@ -140,13 +151,16 @@ def test_a_recipe_prunes_and_recovers(tmp_path: Path, options: dict[str, Any]) -
 
 def test_pruning_later_forgets_the_dense_scores(tmp_path: Path) -> None:
     recipe = system()
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(recipe.optimizer, patience=9)
+    recipe.scheduler = plateau
     stop = pl.callbacks.EarlyStopping("val_loss", patience=1, mode="min")
     best = pl.callbacks.ModelCheckpoint(tmp_path / "best", monitor="val_loss", filename="{epoch}")
     seen: list[tuple[int, float]] = []
 
     class Watch(pl.Callback):  # type: ignore[misc]
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-            seen.append((sum(p.numel() for p in recipe.parameters()), float(stop.best_score)))
+            assert float(stop.best_score) == pytest.approx(plateau.best)
+            seen.append((sum(p.numel() for p in recipe.parameters()), plateau.best))
 
     callback = prune(Budget(macs=0.3), scope="all", at_epoch=2, search_steps=10)
     run = trainer(tmp_path, callback, Watch(), stop, best, max_epochs=4)
@@ -169,7 +183,8 @@ def test_a_budget_out_of_reach_is_refused_before_any_training(tmp_path: Path) ->
     assert same(weights(recipe), before)
 
 
-def test_the_training_batches_are_those_without_a_search(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_training_batches_are_those_without_a_search(tmp_path: Path, workers: int) -> None:
     def order(*callbacks: Any) -> list[float]:
         seen = []
 
@@ -179,7 +194,8 @@ def test_the_training_batches_are_those_without_a_search(tmp_path: Path) -> None
 
         torch.manual_seed(3)
         generator = torch.Generator().manual_seed(1)
-        data = DataLoader(tones(), batch_size=2, shuffle=True, generator=generator)
+        stay = {"num_workers": workers, "persistent_workers": bool(workers)}
+        data = DataLoader(tones(), batch_size=2, shuffle=True, generator=generator, **stay)
         trainer(tmp_path, *callbacks, Watch(), max_epochs=2).fit(system(loader=data))
         return seen
 
@@ -362,6 +378,29 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     averaging = pl.callbacks.StochasticWeightAveraging(swa_lrs=1e-2)
     with pytest.raises(InputError, match="StochasticWeightAveraging averages weights"):
         trainer(tmp_path, prune(), averaging).fit(system())
+
+
+def test_trainers_that_cannot_go_on_are_refused() -> None:
+    class Sharded:
+        restore_checkpoint_after_setup = True
+
+    class Spawned:
+        restore_checkpoint_after_setup, _start_method, configure_ddp = False, "spawn", None
+
+    for strategy, text in ((Sharded(), "spreads a model"), (Spawned(), "copies of this process")):
+        given = SimpleNamespace(strategy=strategy, world_size=2, callbacks=[])
+        with pytest.raises(InputError, match=f"under {type(strategy).__name__}.*{text}"):
+            check_trainer(given)
+
+
+def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if "PruneCallback" in block]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(vars(PruneCallback)["__init__"].__kwdefaults__, "search_steps", 20)
+    names: dict[str, Any] = {"system": system()}
+    exec(example, names)
+    assert names["prune"].pruned.macs <= 0.5 * names["prune"].pruned.dense_macs
 
 
 def test_importing_it_imports_no_lightning() -> None:

@@ -54,7 +54,8 @@ class PruneCallback:
     Checkpoints hold the shape of the model: ``trainer.fit(system, ckpt_path=...)``, around the
     dense model, goes on with the pruned one and does not search again.
     :func:`~sepprune_tp.lightning.load_weights` loads them without a trainer. Batches and random
-    states of the training are what they are without the search.
+    states of the training are what they are without the search. A search that is killed starts
+    again with the run.
 
     Attributes:
         pruned: What was done; None before.
@@ -89,8 +90,8 @@ class PruneCallback:
         Args:
             budget: Of the pruned model; MACs are counted on the first training mixture.
             search_steps: Batches that the gates are learned on; the weights do not change.
-            at_epoch: Prune at the start of this epoch, counted from 0. Best scores that checkpoints
-                and early stopping remember of the dense model are forgotten then.
+            at_epoch: Prune at the start of this epoch, counted from 0. Best scores of the dense
+                model, which checkpoints, early stopping and schedulers remember, are forgotten.
             scope: ``"separator"``, ``"all"`` or modules of the model.
             reconstruct: Whether least squares gives the layers that lost inputs new weights.
             lookahead: Whether to look for the channels that are best after that; None: if so.

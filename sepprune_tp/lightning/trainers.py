@@ -61,7 +61,15 @@ def wrap_anew(trainer: Any) -> None:
 
 
 def forget_scores(trainer: Any) -> None:
-    """Let nothing compare the pruned model with the dense one: best checkpoints, early stopping."""
+    """Let nothing compare the pruned model with the dense one.
+
+    Neither best checkpoints, nor early stopping, nor schedulers that wait for a plateau.
+    """
+    for config in trainer.lr_scheduler_configs:
+        scheduler = config.scheduler
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.best = torch.inf if scheduler.mode == "min" else -torch.inf
+            scheduler.num_bad_epochs = 0
     for callback in trainer.callbacks:
         for name in ("best_k_models", "best_model_score", "kth_value", "wait_count", "best_score"):
             if hasattr(callback, name):
