@@ -49,6 +49,10 @@ EXTRAS = {
         # Pruned models on disk: plain tensors and a JSON header, no pickle.
         "safetensors>=0.4.3,<1",
     ],
+    "hub": [
+        # Uploads a pruned model with its card; Asteroid brings it, and downloads with it.
+        "huggingface_hub>=0.25,<3",
+    ],
     "cli": [
         # The command line; 0.12 is the first that reads Annotated options.
         "typer>=0.12,<1",

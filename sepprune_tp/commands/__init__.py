@@ -12,17 +12,29 @@ from sepprune_tp.commands.export import export
 from sepprune_tp.commands.finetune import finetune
 from sepprune_tp.commands.profile import profile
 from sepprune_tp.commands.prune import prune
+from sepprune_tp.commands.publish import publish
 from sepprune_tp.commands.separate import separate
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Shrink a trained speech separation network. MODEL is a file of `sepprune`, a checkpoint "
-    "that Asteroid's serialize() gave, or the word `demo` for the model that ships with the "
-    "package.",
+    help="Shrink a trained speech separation network. MODEL is a file of `sepprune` or Asteroid, "
+    "a name on a hub (owner/name), an address, module:function, or the word `demo` for the model "
+    "that ships with the package.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (profile, explain, prune, finetune, evaluate, separate, export, benchmark, demo):
+for command in (
+    profile,
+    explain,
+    prune,
+    finetune,
+    evaluate,
+    separate,
+    export,
+    benchmark,
+    publish,
+    demo,
+):
     app.command()(command)
