@@ -26,6 +26,7 @@ from sepprune_tp.search.sharing import ItemBatches, Part
 __all__ = [
     "Member",
     "SearchSettings",
+    "Shrunk",
     "channels_kept",
     "cut",
     "search",
@@ -108,6 +109,20 @@ class SearchSettings:
         return Budget(*bounds) if any(bound is not None for bound in bounds) else None
 
 
+@dataclass(frozen=True)
+class Shrunk:
+    """What became of a model.
+
+    Attributes:
+        kept: For each group of coupled channels, by the name of its first layer: channels kept,
+            and channels before.
+        search: What the search did.
+    """
+
+    kept: dict[str, tuple[int, int]]
+    search: SearchResult
+
+
 def shrink(
     model: nn.Module,
     example_inputs: Tensor,
@@ -115,7 +130,9 @@ def shrink(
     settings: SearchSettings,
     loss: Loss = pit_neg_si_sdr,
     checkpoint: Path | None = None,
-) -> dict[str, tuple[int, int]]:
+    devices: int | str = 1,
+    accelerator: str = "auto",
+) -> Shrunk:
     """Learn gates on a model and remove the channels that they close.
 
     Args:
@@ -125,16 +142,18 @@ def shrink(
         settings: How to search.
         loss: ``(estimates, sources) -> scalar``, lower is better.
         checkpoint: File to keep the state of the search in, and to go on from if it exists.
+        devices: Of the search, as for :func:`search`.
+        accelerator: Likewise.
 
     Returns:
-        For each group of coupled channels, by the name of its first layer: channels kept, and
-        channels before.
+        What was kept, and how the search went.
     """
-    fit, batches = first_batches(batches, FIT_BATCHES)
-    gates, _ = search(model, example_inputs, batches, settings, loss, checkpoint)
+    fit, batches = first_batches(batches, FIT_BATCHES if settings.reconstruct else 0)
+    how = (checkpoint, devices, accelerator)
+    gates, result = search(model, example_inputs, batches, settings, loss, *how)
     kept = channels_kept(gates)
-    cut(gates, fit if settings.reconstruct else [])
-    return kept
+    cut(gates, fit)
+    return Shrunk(kept, result)
 
 
 def cut(gates: GateSet, fit: Sequence[Any] = (), model: nn.Module | None = None) -> nn.Module:
@@ -252,12 +271,14 @@ class Member:
         model: The pruned model.
         kept: Channels kept and before, by group.
         spent: What it spends of its budget.
+        search: What the search did, which is one for the whole family.
     """
 
     budget: str
     model: nn.Module
     kept: dict[str, tuple[int, int]]
     spent: dict[str, Spent]
+    search: SearchResult
 
 
 def shrink_family(
@@ -311,12 +332,14 @@ def shrink_family(
         budget_memory=None,
     )
     fit, batches = first_batches(batches, FIT_BATCHES if settings.reconstruct else 0)
-    gates, _ = search(model, example_inputs, batches, one, loss, checkpoint, devices, accelerator)
+    how = (checkpoint, devices, accelerator)
+    gates, result = search(model, example_inputs, batches, one, loss, *how)
     members = []
     steps = steps_for(gates, settings.round_to)
     cuts = family(gates, bounds, steps=steps)
     for budget, limit, masks in zip(budgets, limits, cuts, strict=True):
         gates.load_masks(masks)
         member = cut(gates, fit, copy.deepcopy(gates.model))
-        members.append(Member(budget, member, channels_kept(gates), spent(limit, gates.keep)))
+        kept, cost = channels_kept(gates), spent(limit, gates.keep)
+        members.append(Member(budget, member, kept, cost, result))
     return members

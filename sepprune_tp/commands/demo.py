@@ -18,20 +18,20 @@ from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import SeedOption, console, example_mixture, say
 from sepprune_tp.data import batches
 from sepprune_tp.demo import ASSETS, demo_model, demo_test_set, demo_training_set
-from sepprune_tp.evaluate import evaluate
 from sepprune_tp.job import SearchSettings, shrink
-from sepprune_tp.measure.latency import compare_latency
 from sepprune_tp.profile import profile
 from sepprune_tp.recovery import finetune
 from sepprune_tp.reporting.files import write_json, write_text
+from sepprune_tp.reporting.measuring import Measuring
+from sepprune_tp.reporting.page import html_page
 from sepprune_tp.reporting.summary import (
     STAGES,
     comparison_table,
     environment,
+    finite,
     markdown_report,
     plot_channels,
     profile_table,
-    stage_figures,
 )
 from sepprune_tp.separation import separate_file
 
@@ -56,8 +56,8 @@ def demo(
     console.print(comparison_table(report, "From a trained separator to a smaller one"))
     total = sum(report["seconds"].values())
     say(
-        f"{total:.0f} s in all. {out}/report.md, report.json, channels.png, audio/ to listen to, "
-        "and the models: pruned.safetensors, recovered.safetensors"
+        f"{total:.0f} s in all. {out}/report.html, report.md, report.json, channels.png, audio/ "
+        "to listen to, and the models: pruned.safetensors, recovered.safetensors"
     )
 
 
@@ -71,7 +71,8 @@ def run_demo(
     """Do the job and write everything but the terminal's table.
 
     Args:
-        out: Folder for ``report.json``, ``report.md``, ``channels.png``, ``audio/`` and models.
+        out: Folder for ``report.html``, ``.md`` and ``.json``, ``channels.png``, ``audio/`` and
+            the models.
         settings: Of the search.
         recovery_steps: Optimiser steps of the recovery.
         batch_size: Mixtures a step, of search and recovery.
@@ -92,7 +93,7 @@ def run_demo(
     pruned = copy.deepcopy(dense)
     with _timed(clock, "search"):
         stream = batches(training, batch_size, shuffle_seed=settings.seed)
-        groups = shrink(pruned, example, stream, settings)
+        shrunk = shrink(pruned, example, stream, settings)
     recovered = copy.deepcopy(pruned)
     with _timed(clock, "recovery"):
         result = finetune(
@@ -108,46 +109,46 @@ def run_demo(
         )
     models = dict(zip(STAGES, (dense, pruned, recovered), strict=True))
     with _timed(clock, "evaluation"):
-        stages = _measure(models, rate, limit)
+        test = demo_test_set()[:limit]
+        say(f"Dense, pruned and recovered model on {len(test)} mixtures...")
+        measuring = Measuring(example, rate, test, tuple(path.stem for path in _mixtures()))
+        stages = measuring.figures(models)
     recovery = {"steps": result.steps, "batch_size": batch_size, "stopped": result.stopped}
     report = {
+        "model": f"demo ({type(dense).__name__})",
         **stages,
-        "groups": {name: list(sizes) for name, sizes in groups.items()},
+        "groups": {name: list(sizes) for name, sizes in shrunk.kept.items()},
+        "history": {
+            "search": finite(shrunk.search.history),
+            "recovery": finite(result.history),
+        },
         "data": "the demo's test mixtures (synthetic speech, speakers not heard in training)",
         "settings": {**asdict(settings), "recovery": recovery},
         "seconds": clock,
         **environment(),
     }
     _write(out, report, models)
+    write_text(out / "report.html", html_page(report, measuring.clips(models)))
     return report
 
 
-def _measure(models: dict[str, nn.Module], rate: int, limit: int | None) -> dict[str, Any]:
-    """Figures of each model on the test mixtures, latencies measured in turns."""
-    test = demo_test_set()[:limit]
-    times = compare_latency(models, 1.0, rate)
-    figures = {}
-    for stage, model in models.items():
-        say(f"Evaluating the {stage} model on {len(test)} mixtures...")
-        scores = evaluate(model, test, sample_rate=rate)
-        cost = profile(model, example_mixture(model, 1.0, rate))
-        figures[stage] = stage_figures(scores, cost, times.latencies[stage])
-    return figures
+def _mixtures() -> list[Path]:
+    """The files of the test mixtures, in their order."""
+    return sorted((ASSETS / "test" / "mix").glob("*.flac"))
 
 
 def _write(out: Path, report: dict[str, Any], models: dict[str, nn.Module]) -> None:
     """Report, plot, models and audio."""
     for stage in STAGES[1:]:
         save_pruned(models[stage], out / f"{stage}.safetensors", metadata={"demo": report[stage]})
-    mixtures = sorted((ASSETS / "test" / "mix").glob("*.flac"))[:LISTEN]
-    for mixture in mixtures:
+    for mixture in _mixtures()[:LISTEN]:
         folder = out / "audio" / mixture.stem
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(mixture, folder / "mixture.flac")
         for stage, model in models.items():
             separate_file(model, mixture, folder / stage)
     plot_channels(out / "channels.png", report["groups"])
-    write_text(out / "report.md", markdown_report(report))
+    write_text(out / "report.md", markdown_report(report, "channels.png"))
     write_json(out / "report.json", report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,19 +26,12 @@ from sepprune_tp.commands.common import (
     say,
     writable,
 )
-from sepprune_tp.commands.pruned import save, say_spent, write_family
+from sepprune_tp.commands.pruned import save, say_spent, write_family, write_report
 from sepprune_tp.data import open_mixtures
-from sepprune_tp.errors import InputError
-from sepprune_tp.job import (
-    FIT_BATCHES,
-    SearchSettings,
-    channels_kept,
-    cut,
-    search,
-    shrink_family,
-)
+from sepprune_tp.errors import DataError, InputError, SepPruneError
+from sepprune_tp.job import SearchSettings, shrink, shrink_family
 from sepprune_tp.profile import profile
-from sepprune_tp.search.batches import first_batches
+from sepprune_tp.reporting.measuring import Measuring
 from sepprune_tp.search.sharing import ItemBatches
 
 __all__ = ["prune"]
@@ -71,8 +65,11 @@ def prune(
     ] = None,
     curve_mixtures: Annotated[
         int,
-        typer.Option(help="With --budgets: validation mixtures for the curve; 0: costs alone."),
+        typer.Option(help="Validation mixtures that the report scores; 0: costs alone."),
     ] = 50,
+    report: Annotated[
+        bool, typer.Option(help="Write a report beside the model: NAME-report.html, .md, .json.")
+    ] = True,
     steps: Annotated[int, typer.Option(help="Steps of the search.")] = 500,
     kind: Annotated[
         str, typer.Option(help="budget, or gumbel: the published rule, which has no budget.")
@@ -139,27 +136,41 @@ def prune(
         "devices": devices,
         "accelerator": accelerator,
     }
+    held_out = _held_out(data, curve_mixtures if report or budgets is not None else 0, place)
+    measuring = Measuring(example, rate, held_out)
     if budgets is not None:
-        held_out = None
-        if curve_mixtures > 0:
-            held_out = open_mixtures(data, "val", limit=curve_mixtures, **place)
         members = shrink_family(network, example, stream, settings, wanted, **how)
-        write_family(out, model, network, members, example, settings, held_out, rate)
+        write_family(out, model, network, members, settings, measuring)
         return
-    fit, left = first_batches(stream, FIT_BATCHES if reconstruct else 0)
-    gates, result = search(network, example, left, settings, **how)
-    kept = channels_kept(gates)
-    cut(gates, fit)
+    dense = copy.deepcopy(network)
+    shrunk = shrink(network, example, stream, settings, **how)
+    kept, spent = shrunk.kept, shrunk.search.spent
     after = profile(network, example)
-    save(network, out, settings, kept, result.spent, before, after)
+    save(network, out, settings, kept, spent, before, after)
     say(
         f"Kept {sum(some for some, _ in kept.values())} of {sum(most for _, most in kept.values())}"
         f" channels in {len(kept)} groups."
     )
     say(f"Parameters {before.params:,} -> {after.params:,} ({after.params / before.params:.1%})")
     say(f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%})")
-    say_spent(result.spent)
+    say_spent(spent)
+    if report:
+        try:
+            write_report(out, model, dense, network, shrunk, settings, measuring)
+        except SepPruneError as error:  # the model is there, and what it took to find it
+            say(f"Note: no report. {error}")
     say(f"Wrote {out}. Next: sepprune finetune {out} --data {data} -o recovered.safetensors")
+
+
+def _held_out(data: Path, count: int, place: dict[str, Any]) -> Any:
+    """The validation mixtures that a report scores; None if none are wanted or there."""
+    if count < 1:
+        return None
+    try:
+        return open_mixtures(data, "val", limit=count, **place)
+    except DataError as error:
+        say(f"Note: the report will hold costs alone. {error}")
+        return None
 
 
 def _plain(text: str | None) -> float | str | None:

@@ -1,4 +1,4 @@
-"""What ``sepprune prune`` writes: a pruned model, or a family with its report."""
+"""What ``sepprune prune`` writes: a pruned model, or a family, and reports."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import say
-from sepprune_tp.evaluate import evaluate
-from sepprune_tp.job import Member, SearchSettings
+from sepprune_tp.job import Member, SearchSettings, Shrunk
 from sepprune_tp.profile import Profile, profile
 from sepprune_tp.reporting.family import family_markdown, plot_family
 from sepprune_tp.reporting.files import write_json, write_text
-from sepprune_tp.reporting.summary import environment
+from sepprune_tp.reporting.measuring import Measuring
+from sepprune_tp.reporting.page import html_page
+from sepprune_tp.reporting.summary import environment, finite, markdown_report
 from sepprune_tp.search import Spent
 
-__all__ = ["save", "say_spent", "write_family"]
+__all__ = ["save", "say_spent", "write_family", "write_report"]
 
 MEASURED = {"latency": "ms", "memory": "bytes"}
 
@@ -60,49 +61,72 @@ def say_spent(spent: Mapping[str, Spent]) -> None:
         )
 
 
+def write_report(
+    out: Path,
+    name: str,
+    dense: nn.Module,
+    pruned: nn.Module,
+    shrunk: Shrunk,
+    settings: SearchSettings,
+    measuring: Measuring,
+) -> None:
+    """Write JSON, Markdown and HTML of what one pruned model costs, separates and keeps."""
+    models = {"dense": dense, "pruned": pruned}
+    report = {
+        "model": Path(name).name,
+        **measuring.figures(models),
+        "groups": {group: list(sizes) for group, sizes in shrunk.kept.items()},
+        "history": {"search": finite(shrunk.search.history)},
+        **_how(settings, measuring),
+    }
+    stem = out.with_name(f"{out.stem}-report")
+    write_text(stem.with_name(f"{stem.name}.html"), html_page(report, measuring.clips(models)))
+    write_text(stem.with_name(f"{stem.name}.md"), markdown_report(report))
+    write_json(stem.with_name(f"{stem.name}.json"), report)
+    say(f"Wrote {stem}.html, .md and .json.")
+
+
 def write_family(
     out: Path,
     name: str,
     network: nn.Module,
     members: list[Member],
-    example: Tensor,
     settings: SearchSettings,
-    held_out: Any,
-    rate: int,
+    measuring: Measuring,
 ) -> None:
-    """Write the members, and JSON, Markdown and PNG of their costs and quality."""
-    before = profile(network, example)
-
-    def figures(model: nn.Module, cost: Profile) -> dict[str, Any]:
-        scores = {} if held_out is None else evaluate(model, held_out, sample_rate=rate).as_dict()
-        return {**scores, "params": cost.params, "macs": cost.macs}
-
+    """Write the members, and JSON, Markdown, HTML and PNG of their costs and quality."""
+    before = profile(network, measuring.example)
     rows = []
     for member in members:
-        cost = profile(member.model, example)
+        cost = profile(member.model, measuring.example)
         label = member.budget.replace("%", "pct")
         path = out.with_name(f"{out.stem}-{label}{out.suffix or '.safetensors'}")
         save(member.model, path, settings, member.kept, member.spent, before, cost)
         say(f"{member.budget}: MACs {cost.macs:,} ({cost.macs / before.macs:.1%}) -> {path}")
         say_spent(member.spent)
-        rows.append(
-            {
-                "file": path.name,
-                "budget": member.budget,
-                "groups": member.kept,
-                **figures(member.model, cost),
-            }
-        )
+        rows.append({"file": path.name, "budget": member.budget, "groups": member.kept})
+    models = {"dense": network, **{f"budget {m.budget}": m.model for m in members}}
+    dense, *figures = measuring.figures(models).values()
     report = {
-        "dense": {"file": Path(name).name, **figures(network, before)},
-        "members": rows,
-        "settings": asdict(settings),
-        **environment(),
+        "model": Path(name).name,
+        "dense": {"file": Path(name).name, **dense},
+        "members": [{**row, **figure} for row, figure in zip(rows, figures, strict=True)],
+        "history": {"search": finite(members[0].search.history)},
+        **_how(settings, measuring),
     }
-    if held_out is not None:
-        report |= {"mixtures": len(held_out), "data": "mixtures of the split val"}
+    smallest = min(models, key=lambda key: sum(p.numel() for p in models[key].parameters()))
+    clips = measuring.clips({"dense": network, smallest: models[smallest]})
     stem = out.with_name(f"{out.stem}-family")
     plot_family(stem.with_name(f"{stem.name}.png"), report)
+    write_text(stem.with_name(f"{stem.name}.html"), html_page(report, clips))
     write_text(stem.with_name(f"{stem.name}.md"), family_markdown(report, f"{stem.name}.png"))
     write_json(stem.with_name(f"{stem.name}.json"), report)
-    say(f"Wrote {stem}.md, .json and .png.")
+    say(f"Wrote {stem}.html, .md, .json and .png.")
+
+
+def _how(settings: SearchSettings, measuring: Measuring) -> dict[str, Any]:
+    """What the figures are of, and how they came about."""
+    data: dict[str, Any] = {}
+    if measuring.mixtures is not None:
+        data = {"mixtures": len(measuring.mixtures), "data": "mixtures of the split val"}
+    return {**data, "settings": asdict(settings), **environment()}

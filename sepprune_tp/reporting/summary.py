@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,12 +21,19 @@ from sepprune_tp.profile import Profile
 from .files import write_figure
 
 __all__ = [
+    "FIGURES",
+    "SCALES",
     "STAGES",
     "comparison_table",
     "environment",
+    "finite",
+    "heading",
+    "macs_by_part",
     "markdown_report",
+    "plain_text",
     "plot_channels",
     "profile_table",
+    "shown_figures",
     "stage_figures",
 ]
 
@@ -43,25 +51,41 @@ FIGURES = (
 SCALES = {"k": 1e3, "M": 1e6}
 
 
-def stage_figures(evaluation: Evaluation, cost: Profile, latency: Latency) -> dict[str, Any]:
+def stage_figures(
+    cost: Profile, latency: Latency, evaluation: Evaluation | None = None
+) -> dict[str, Any]:
     """The figures of one model, as they stand in ``report.json``.
 
     Args:
-        evaluation: Its quality on the test mixtures, in dB.
         cost: Its parameters, and MACs on the example input.
         latency: Its time for the same input, in ms, and real-time factor.
+        evaluation: Its quality on the test mixtures, in dB, if it was evaluated.
 
     Returns:
         ``si_sdri``, ``sdri``, ``params``, ``macs``, ``latency_ms``, ``rtf`` and their like.
     """
     return {
-        **evaluation.as_dict(),
+        **({} if evaluation is None else evaluation.as_dict()),
         "params": cost.params,
         "macs": cost.macs,
         "latency_ms": latency.median_ms,
         "latency_iqr_ms": latency.iqr,
         "rtf": latency.rtf,
+        "macs_by_part": macs_by_part(cost),
     }
+
+
+def macs_by_part(cost: Profile) -> dict[str, int]:
+    """MACs of encoder, separator, decoder and other, those of none left out."""
+    return {name: part.macs for name, part in cost.parts.items() if part.macs}
+
+
+def finite(records: Iterable[Mapping[str, float]]) -> list[dict[str, float | None]]:
+    """Records of a search or a recovery as JSON holds them: None for NaN and infinity."""
+    return [
+        {key: value if math.isfinite(value) else None for key, value in record.items()}
+        for record in records
+    ]
 
 
 def environment() -> dict[str, Any]:
@@ -92,8 +116,8 @@ def comparison_table(report: Mapping[str, Any], title: str | None = None) -> Any
     """
     table = require("rich.table", "cli", PURPOSE).Table(title=title)
     table.add_column("Model")
-    for heading in _headings():
-        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    for name in _headings(report):
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for stage, cells in _rows(report):
         table.add_row(stage, *cells)
     return table
@@ -113,10 +137,10 @@ def profile_table(cost: Profile, rows: int = 15) -> Any:
         title=f"{cost.model}: {cost.params:,} parameters, {cost.macs / 1e6:,.1f} M MACs on "
         f"{', '.join(map(str, cost.shapes))}"
     )
-    for heading in ("Layer", "Kind"):
-        table.add_column(heading)
-    for heading in ("Parameters", "share", "MACs (M)", "share"):
-        table.add_column(heading, justify="right")
+    for name in ("Layer", "Kind"):
+        table.add_column(name)
+    for name in ("Parameters", "share", "MACs (M)", "share"):
+        table.add_column(name, justify="right")
     for name, part in cost.parts.items():
         table.add_row(name, "", *_costs(part.params, part.params_share, part.macs, part.share))
     table.add_section()
@@ -132,22 +156,25 @@ def profile_table(cost: Profile, rows: int = 15) -> Any:
     return table
 
 
-def markdown_report(report: Mapping[str, Any]) -> str:
+def markdown_report(report: Mapping[str, Any], plot: str | None = None) -> str:
     """The report as Markdown: figures by stage, channels by group, and how they came about.
 
     Args:
         report: What the job writes to ``report.json``.
+        plot: File name of the plot of channels, if there is one.
     """
     lines = ["# From a trained separator to a smaller one", ""]
-    lines += [_line(["Model", *_headings()]), _line(["---", *["---:"] * len(FIGURES)])]
+    headings = _headings(report)
+    lines += [_line(["Model", *headings]), _line(["---", *["---:"] * len(headings)])]
     lines += [_line([stage, *cells]) for stage, cells in _rows(report)]
     lines += ["", "## Channels kept", "", _line(["Group", "Kept", "Of"])]
     lines += [_line(["---", "---:", "---:"])]
     lines += [_line([f"`{name}`", kept, size]) for name, (kept, size) in report["groups"].items()]
-    lines += ["", "![Channels kept](channels.png)", "", "## How", ""]
-    for key in ("data", "settings", "seconds", "machine", "threads", "versions", "date"):
+    lines += ["", f"![Channels kept]({plot})"] if plot is not None else []
+    lines += ["", "## How", ""]
+    for key in ("model", "data", "settings", "seconds", "machine", "threads", "versions", "date"):
         if key in report:
-            lines.append(f"- {key}: {_plain(report[key])}")
+            lines.append(f"- {key}: {plain_text(report[key])}")
     return "\n".join(lines) + "\n"
 
 
@@ -183,19 +210,40 @@ def plot_channels(path: str | os.PathLike[str], groups: Mapping[str, tuple[int, 
     return write_figure(path, figure)
 
 
-def _headings() -> list[str]:
-    return [f"{heading} ({unit})" if unit else heading for _, heading, unit, _ in FIGURES]
+def shown_figures(models: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Those of :data:`FIGURES` that every model has."""
+    models = list(models)
+    return [figure for figure in FIGURES if all(figure[0] in model for model in models)]
+
+
+def heading(figure: tuple[str, str, str, str]) -> str:
+    """What stands above a figure: its name and unit."""
+    _, name, unit, _ = figure
+    return f"{name} ({unit})" if unit else name
+
+
+def _headings(report: Mapping[str, Any]) -> list[str]:
+    return [heading(figure) for figure in shown_figures(_stages(report))]
+
+
+def _stages(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [report[stage] for stage in STAGES if stage in report]
 
 
 def _rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Stage and its cells, costs followed by their share of the dense model's."""
     dense = report.get("dense", {})
-    return [(stage, _cells(report[stage], dense)) for stage in STAGES if stage in report]
+    shown = shown_figures(_stages(report))
+    return [(stage, _cells(report[stage], dense, shown)) for stage in STAGES if stage in report]
 
 
-def _cells(figures: Mapping[str, Any], dense: Mapping[str, Any]) -> list[str]:
+def _cells(
+    figures: Mapping[str, Any],
+    dense: Mapping[str, Any],
+    shown: Sequence[tuple[str, str, str, str]],
+) -> list[str]:
     cells = []
-    for key, _, unit, pattern in FIGURES:
+    for key, _, unit, pattern in shown:
         value = figures[key]
         text = pattern.format(value / SCALES.get(unit, 1))
         if key in ("params", "macs", "latency_ms") and figures is not dense and dense:
@@ -212,7 +260,8 @@ def _line(cells: list[Any]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """A setting or a figure for people to read."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+        return ", ".join(f"{key} {plain_text(item)}" for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

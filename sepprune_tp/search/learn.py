@@ -48,7 +48,10 @@ class SearchResult:
         cost: Cost of the model that the masks leave.
         dense: Cost of the dense model.
         seconds: Wall-clock time.
-        history: One dict a step: loss, si_sdr in dB, macs (expected share of the dense model).
+        history: One dict a step: loss, si_sdr in dB, macs (expected share of the dense model) and,
+            after the warm-up and where there is a budget, for each resource that it bounds, such
+            as ``macs``, ``macs_expected`` and ``macs_limit`` (shares of the dense cost): what the
+            gates are expected to spend, and the limit, which tightens to the budget.
         spent: What the masks spend of each bound, by resource; what few or heavy channels leave
             free beyond the tolerance shows here.
     """
@@ -291,17 +294,18 @@ def _step(
     """Use what a batch said; returns the record of the step."""
     warm = _warm(gates, limits, steps)
     learning = limits is not None and isinstance(gates.kind, HardConcrete)
-    macs = 1.0
+    costs = {"macs": 1.0}
     if seen.warm:
         _measure(gates, state, seen.gradient, warm)
     else:
         tightness = _tightness(state.step, warm, steps)
-        macs = _update(gates, state, seen, limits if learning else None, tightness, clip)
+        costs = _update(gates, state, seen, limits if learning else None, tightness, clip)
         state.last = seen.values.detach().float().cpu()
         if not learning:
             macs = gates.cost_model.exact(state.last > 0).macs / gates.cost_model.dense.macs
+            costs = {"macs": macs}
     loss, si_sdr = seen.figures.tolist()
-    return {"loss": loss, "si_sdr": si_sdr, "macs": macs}
+    return {"loss": loss, "si_sdr": si_sdr, **costs}
 
 
 def _measure(gates: GateSet, state: SearchState, gradient: Tensor, warm: int) -> None:
@@ -320,13 +324,13 @@ def _update(
     limits: Limits | None,
     tightness: float,
     clip: float,
-) -> float:
-    """A step on the scores, and on the multipliers; returns the expected share of the MACs."""
-    macs = 1.0
+) -> dict[str, float]:
+    """A step on the scores, and on the multipliers; returns the expected costs, if bounded."""
+    costs: dict[str, float] = {}
     state.optimizer.zero_grad()
     seen.values.backward(seen.gradient)
     if limits is not None:
-        excess, macs = _excess(gates, limits, tightness)
+        excess, costs = _excess(gates, limits, tightness)
         price = state.multipliers.to(excess.device) * excess
         (price + _STIFFNESS * excess.clamp(min=0).square()).sum().backward()
         rise = _RISE * excess.detach().cpu()
@@ -335,7 +339,7 @@ def _update(
     check_gradient(gates, gates.scores.grad, state.step)
     torch.nn.utils.clip_grad_norm_([gates.scores], clip)
     state.optimizer.step()
-    return macs
+    return costs
 
 
 @torch.no_grad()
@@ -376,20 +380,23 @@ def _start_from(gates: GateSet, sensitivity: Tensor) -> None:
         gates.scores += _SPREAD * level.clamp(-3, 3).to(gates.scores.device)
 
 
-def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, float]:
+def _excess(gates: GateSet, limits: Limits, tightness: float) -> tuple[Tensor, dict[str, float]]:
     """By how much the expected cost exceeds the present limit, as shares of the dense cost.
 
     Returns:
-        Excess for each limit, shape (R,), differentiable; and the expected MACs as a share of the
-        dense model.
+        Excess for each limit, shape (R,), differentiable; and the expected MACs, and for each limit
+        the expected cost and the limit itself, as shares of the dense model.
     """
     model = gates.cost_model
     probability = gates.kind.open_probability(gates.scores)
-    present = 1 + tightness * (limits.shares() - 1)
-    excess = limits.expected(probability) - present.to(probability.device)
+    present = (1 + tightness * (limits.shares() - 1)).to(probability.device)
+    expected = limits.expected(probability)
     with torch.no_grad():
-        macs = float(model.expected(probability).macs) / model.dense.macs
-    return excess, macs
+        costs = {"macs": float(model.expected(probability).macs) / model.dense.macs}
+    figures = zip(limits.entries, expected.tolist(), present.tolist(), strict=True)
+    for limit, cost, most in figures:
+        costs |= {f"{limit.name}_expected": cost, f"{limit.name}_limit": most}
+    return expected - present, costs
 
 
 def _settle(
