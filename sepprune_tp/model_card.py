@@ -124,18 +124,19 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [_row(["", *(heading for _, heading, _, _ in shown)])]
     lines += [_row(["---", *["---:"] * len(shown)])]
     for stage, values in figures.items():
-        cells = []
-        for key, _, scale, pattern in shown:
-            value, whole = values.get(key), figures.get("dense", {}).get(key)
-            if not _is_number(value):
-                cells.append("")
-                continue
-            share = stage != "dense" and key in COSTS and _is_number(whole) and whole
-            cells.append(
-                pattern.format(value / scale) + (f" ({value / whole:.0%})" if share else "")
-            )
+        dense = figures.get("dense", {}) if stage != "dense" else {}
+        cells = [_cell(values.get(f[0]), dense.get(f[0]), f) for f in shown]
         lines.append(_row([stage, *cells]))
     return lines
+
+
+def _cell(value: Any, dense: Any, figure: tuple[str, str, float, str]) -> str:
+    """A figure, and of a cost its share of the dense model's."""
+    key, _, scale, pattern = figure
+    if not _is_number(value):
+        return ""
+    text = pattern.format(value / scale)
+    return f"{text} ({value / dense:.0%})" if key in COSTS and _is_number(dense) and dense else text
 
 
 def _use_asteroid(repo_id: str) -> list[str]:
