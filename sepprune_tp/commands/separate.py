@@ -22,11 +22,36 @@ def separate(
     channel: Annotated[
         int | None, typer.Option(help="Which channel of a recording of several, from 0.")
     ] = None,
+    block: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds to separate at a time. Default: all of a recording of up to a minute, 30 "
+            "of a longer one.",
+            show_default=False,
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that blocks share, at most half a block; longer than pauses, or speakers "
+            "may change places. Default: a quarter of a block.",
+            show_default=False,
+        ),
+    ] = None,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Write the sources of each recording as FILE_s1.wav, FILE_s2.wav..."""
     network = open_model(model, device)
     for file in files:
-        for path in separate_file(network, file, out, sample_rate=sample_rate, channel=channel):
+        found = separate_file(
+            network,
+            file,
+            out,
+            sample_rate=sample_rate,
+            channel=channel,
+            block=block,
+            overlap=overlap,
+        )
+        for path in found:
             say(str(path))
