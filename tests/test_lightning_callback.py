@@ -175,6 +175,31 @@ def test_pruning_later_forgets_the_dense_scores(tmp_path: Path) -> None:
     assert sum(p.numel() for p in recipe.parameters()) == sizes[0]
 
 
+def test_groups_of_parameters_and_their_settings_stay(tmp_path: Path) -> None:
+    recipe = system()
+    names = {id(p): name for name, p in recipe.model.named_parameters()}
+    parts = [recipe.model.encoder, recipe.model.masker, recipe.model.decoder]
+    groups = [{"params": p.parameters(), "lr": 1e-3 * (k + 1)} for k, p in enumerate(parts)]
+    recipe.optimizer, recipe.scheduler = torch.optim.SGD(groups, momentum=0.9), None
+    before = [[names[id(p)] for p in g["params"]] for g in recipe.optimizer.param_groups]
+    trainer(tmp_path, prune(scope="all"), max_epochs=1).fit(recipe)
+    names = {id(p): name for name, p in recipe.model.named_parameters()}
+    assert before == [[names[id(p)] for p in g["params"]] for g in recipe.optimizer.param_groups]
+    assert [group["lr"] for group in recipe.optimizer.param_groups] == [1e-3, 2e-3, 3e-3]
+
+
+def test_a_callback_prunes_each_model_once(tmp_path: Path) -> None:
+    first, second, callback = system(), system(), prune(search_steps=5)
+    trainer(tmp_path / "1", callback, max_epochs=1).fit(first)
+    done, size = callback.pruned, sum(p.numel() for p in first.parameters())
+    assert callback.search is not None and len(callback.search.history) == 5
+    trainer(tmp_path / "2", callback, max_epochs=1).fit(first)
+    assert callback.pruned is done and sum(p.numel() for p in first.parameters()) == size
+    trainer(tmp_path / "3", callback, max_epochs=1).fit(second)
+    assert callback.pruned is not done and callback.pruned == done
+    assert sum(p.numel() for p in second.parameters()) == size
+
+
 def test_a_budget_out_of_reach_is_refused_before_any_training(tmp_path: Path) -> None:
     recipe = system()
     before = weights(recipe)

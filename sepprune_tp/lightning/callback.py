@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from sepprune_tp.lightning.trainers import (
     tell,
     wrap_anew,
 )
-from sepprune_tp.search import Budget, learn_gates
+from sepprune_tp.search import Budget, SearchResult, learn_gates
 from sepprune_tp.search.ranking import smallest
 from sepprune_tp.search.rounding import RoundTo
 
@@ -59,9 +60,11 @@ class PruneCallback:
 
     Attributes:
         pruned: What was done; None before.
+        search: How the gates were learned, step by step; None before, and in a run that went on.
     """
 
     pruned: Pruned | None
+    search: SearchResult | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make a callback of those of Lightning's packages that are imported."""
@@ -130,7 +133,8 @@ class PruneCallback:
         self.lookahead = reconstruct if lookahead is None else lookahead
         self.loss, self.model, self.pair = loss, model, pair
         self.lr, self.seed, self.round_to, self.progress = lr, seed, round_to, progress
-        self.pruned = None
+        self.pruned = self.search = None
+        self._of: weakref.ref[nn.Module] | None = None
         self._dense: nn.Module | None = None
         self._before: ParameterNames | None = None
         self._hooks: ModuleHooks | None = None
@@ -146,7 +150,10 @@ class PruneCallback:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Prepare to read and write checkpoints of pruned models."""
         check_trainer(trainer)
-        model_in(pl_module, self.model)
+        model = model_in(pl_module, self.model)
+        if stage == "fit" and (self._of is None or self._of() is not model):
+            self.pruned = self.search = self._dense = None  # another model is to be pruned too
+            self._of = weakref.ref(model)
         self._before = None
         self._hooks = ModuleHooks(
             pl_module,
@@ -252,7 +259,7 @@ class PruneCallback:
     def _learn(self, trainer: Any, module: Any, batches: SearchBatches, example: Tensor) -> GateSet:
         """Gates with masks that meet the budget, the same in all processes."""
         gates = self._gates(trainer, module, example)
-        learn_gates(
+        self.search = learn_gates(
             gates,
             batches,
             self._loss_of(module),
