@@ -25,8 +25,16 @@ import lightning  # noqa: E402
 from asteroid.engine.system import System  # noqa: E402
 from asteroid.losses import PITLossWrapper, pairwise_neg_sisdr  # noqa: E402
 
-from sepprune_tp import Budget, load_pruned, profile, save_pruned  # noqa: E402
+from sepprune_tp import (  # noqa: E402
+    Budget,
+    GateSet,
+    learn_gates,
+    load_pruned,
+    profile,
+    save_pruned,
+)
 from sepprune_tp.errors import BudgetError, CheckpointError, DataError, InputError  # noqa: E402
+from sepprune_tp.job import cut  # noqa: E402
 from sepprune_tp.lightning import PruneCallback, load_weights  # noqa: E402
 from sepprune_tp.lightning.trainers import check_trainer  # noqa: E402
 from sepprune_tp.losses import pit_neg_si_sdr  # noqa: E402
@@ -173,6 +181,24 @@ def test_pruning_later_forgets_the_dense_scores(tmp_path: Path) -> None:
     dense = torch.load(tmp_path / "kept" / "epoch=1.ckpt", weights_only=False)
     load_weights(recipe, dense)  # and back: shapes of either are loaded into either
     assert sum(p.numel() for p in recipe.parameters()) == sizes[0]
+
+
+def test_it_prunes_as_the_search_does_by_hand(tmp_path: Path) -> None:
+    recipe, byhand, callback = system(), system(), prune()
+    at_start: dict[str, Tensor] = {}
+
+    class Watch(pl.Callback):  # type: ignore[misc]
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            at_start.update(weights(recipe.model))
+
+    trainer(tmp_path, callback, Watch(), max_steps=1).fit(recipe)
+    batches = list(byhand.train_loader)
+    gates = GateSet(byhand.model, batches[0][0][:1])
+    how: dict[str, Any] = {"steps": 20, "lookahead": True, "progress": False}
+    found = learn_gates(gates, batches, byhand.loss_func, HALF, **how)
+    cut(gates, batches)
+    assert same(at_start, weights(byhand.model))
+    assert callback.search is not None and callback.search.history == found.history
 
 
 def test_groups_of_parameters_and_their_settings_stay(tmp_path: Path) -> None:
