@@ -18,6 +18,7 @@ from .measure.memory import measure_memory
 from .measure.timing import LatencyResource as _LatencyResource
 from .profile import profile
 from .pruner import SepPrunePruner, install
+from .quantisation import quantise
 from .recovery import recalibrate, reconstruct
 from .search import Budget, SearchResult, learn_gates
 from .version import __version__
@@ -43,6 +44,7 @@ __all__ = [
     "measure_memory",
     "optimize_for_inference",
     "profile",
+    "quantise",
     "recalibrate",
     "reconstruct",
     "save_pruned",

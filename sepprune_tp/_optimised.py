@@ -6,6 +6,8 @@ from torch import nn
 
 __all__ = ["ForRunning", "rewritten_in"]
 
+_INT8 = "torch.ao.nn.quantized"
+
 
 class ForRunning(nn.Module):
     """Base class of what ``optimize_for_inference`` puts in the place of a module.
@@ -15,5 +17,9 @@ class ForRunning(nn.Module):
 
 
 def rewritten_in(model: nn.Module) -> list[str]:
-    """Names of the modules of a model that were rewritten for running."""
-    return [name for name, module in model.named_modules() if isinstance(module, ForRunning)]
+    """Names of the modules of a model that were rewritten for running, or have int8 weights."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, ForRunning) or type(module).__module__.startswith(_INT8)
+    ]

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .._modes import device_of, eval_mode
 from .._unwrap import eagerly, unwrapped
 from ..errors import CheckpointError, InputError, SepPruneError
+from ..quantisation import QuantisationReport, quantise
 from .formats import WRITERS, Runner, format_of
 from .obstacles import describe
 from .operations import ExportableOperations
@@ -27,6 +28,8 @@ __all__ = ["TOLERANCE", "Exported", "export_model"]
 
 TOLERANCE = 1e-4
 """Largest deviation, by the largest output: float32 sums in another order."""
+_INT8_TOLERANCE = 1e-2
+"""The same with int8 weights: what is rounded to 8 bits may fall to the other side."""
 _LENGTHS = (0.77, 1.41)
 """Other lengths that a file is compared on, by that of the example."""
 
@@ -41,6 +44,7 @@ class Exported:
         difference: Largest deviation from the model, in units of its output, over ``shapes``.
         shapes: Shapes of the mixtures that the file was compared with the model on.
         any_length: Whether it takes mixtures of any length.
+        quantisation: Which layers have int8 weights, where asked for.
     """
 
     path: Path
@@ -48,6 +52,7 @@ class Exported:
     difference: float
     shapes: tuple[tuple[int, ...], ...]
     any_length: bool
+    quantisation: QuantisationReport | None = None
 
 
 def export_model(
@@ -57,6 +62,7 @@ def export_model(
     format: str = "",
     *,
     any_length: bool = True,
+    int8: bool = False,
 ) -> Exported:
     """Trace a copy of a model, write it, read it back and compare it with the model.
 
@@ -70,31 +76,47 @@ def export_model(
         format: ``"torchscript"``, ``"onnx"`` or ``"pt2"`` (``torch.export``); empty: by the ending
             (``.onnx``, ``.pt2``, else TorchScript).
         any_length: False for a file that takes mixtures shaped like the example only.
+        int8: Give linear and recurrent layers int8 weights (:func:`sepprune_tp.quantise`); the file
+            is then compared with the model that has them. TorchScript only.
 
     Returns:
         The file, and how it compares with the model.
 
     Raises:
-        InputError: If there is no such format, or the model does not run on the example.
+        InputError: If there is no such format, the model does not run on the example, or has no
+            layer for int8.
         CheckpointError: If the model cannot be exported, or the file gives another output.
         MissingExtraError: If ONNX is asked for and not installed.
     """
     target = Path(path)
     chosen, plain = format_of(target, format), unwrapped(model)
-    expected = _expected(plain, example.detach().cpu(), any_length)
+    example, report = example.detach().cpu(), None
+    if int8:
+        if chosen != "torchscript":
+            raise InputError(
+                f"int8 weights are written as TorchScript, not {chosen}. Leave --format out, or "
+                "quantise the ONNX file with onnxruntime.quantization.quantize_dynamic."
+            )
+        with ExportableOperations():
+            plain = quantise(portable_copy(plain), example)
+        report = cast(QuantisationReport, plain.quantisation)
+    expected = _expected(plain, example, any_length)
+    tolerance = _INT8_TOLERANCE if int8 else TOLERANCE
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
     try:
         with warnings.catch_warnings(), torch.no_grad(), eagerly():
             warnings.simplefilter("ignore")  # tracing warns of every shape that it fixes
             run = _write(plain, expected[0][0], scratch, chosen, any_length)
-            difference = _compare(type(plain).__name__, run, expected, target, any_length)
+            difference = _compare(
+                type(plain).__name__, run, expected, target, tolerance, any_length
+            )
         os.chmod(scratch, 0o666 & ~_umask())
         os.replace(scratch, target)
     finally:
         Path(scratch).unlink(missing_ok=True)
     shapes = tuple(tuple(mixture.shape) for mixture, _ in expected)
-    return Exported(target, chosen, difference, shapes, any_length)
+    return Exported(target, chosen, difference, shapes, any_length, report)
 
 
 def _write(
@@ -137,14 +159,19 @@ def _expected(model: nn.Module, example: Tensor, any_length: bool) -> list[tuple
 
 
 def _compare(
-    name: str, run: Runner, expected: list[tuple[Tensor, Tensor]], target: Path, any_length: bool
+    name: str,
+    run: Runner,
+    expected: list[tuple[Tensor, Tensor]],
+    target: Path,
+    tolerance: float,
+    any_length: bool,
 ) -> float:
     """Largest deviation; an error if it is more than rounding on any of the mixtures."""
     worst, example = 0.0, expected[0][0]
     for mixture, wanted in expected:
         shape = tuple(mixture.shape)
         gap = _gap(run, mixture, wanted)
-        if isinstance(gap, float) and gap <= TOLERANCE * float(wanted.abs().max()):
+        if isinstance(gap, float) and gap <= tolerance * float(wanted.abs().max()):
             worst = max(worst, gap)
             continue
         what = f"differs by {gap:.1e}" if isinstance(gap, float) else f"fails ({gap})"
