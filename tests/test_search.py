@@ -310,7 +310,11 @@ def test_history_and_result() -> None:
     result = learn(gates, budget=Budget(macs=0.4), steps=40)
     assert isinstance(result, SearchResult) and result.seconds > 0
     assert result.dense == gates.cost_model.dense and result.cost == gates.cost()
-    assert [set(step) for step in result.history] == [{"loss", "si_sdr", "macs"}] * 40
+    keys = {"loss", "si_sdr", "macs"}
+    assert [keys <= set(step) for step in result.history] == [True] * 40
+    assert set(result.history[0]) == keys, "the warm-up has no limit"
+    last = result.history[-1]
+    assert last["macs_limit"] == pytest.approx(0.4) and last["macs_expected"] == last["macs"]
     assert all(math.isfinite(v) for step in result.history for v in step.values())
     assert all(step["loss"] == pytest.approx(-step["si_sdr"], abs=1e-4) for step in result.history)
     assert result.history[0]["macs"] == 1.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .charts import Line, line_chart, smoothed, thinned
-from .markup import Markup
+from .markup import Markup, element
 
 __all__ = ["quality", "recovery", "search"]
 
@@ -73,7 +73,11 @@ def search(records: Sequence[Record]) -> Sequence[Markup]:
     charts += [_cost(name, records) for name in names]
     if not names and (costs := _points(records, "macs")):
         charts.append(_cost_chart("macs", [Line("MACs", costs)], costs))
-    return charts
+    note = (
+        "Cost is what the gates are expected to spend while they learn. The limit tightens from "
+        "the dense model to the budget, and the channels that are kept in the end meet it."
+    )
+    return [*charts, element("p", note, class_="quiet")] if names else charts
 
 
 def recovery(records: Sequence[Record]) -> Sequence[Markup]:

@@ -98,12 +98,14 @@ def _lead(report: Mapping[str, Any], models: Sequence[_Model]) -> Iterable[Marku
             models[0].figures,
             min(models, key=lambda model: model.figures["macs"]).figures,
         )
-        lead = f"{last['macs'] / first['macs']:.1%} of the MACs and "
+        lead = "The smallest: " if "members" in report else ""
+        lead += f"{last['macs'] / first['macs']:.1%} of the MACs and "
         lead += f"{last['params'] / first['params']:.1%} of the parameters are left"
         final = models[-1].figures if "members" not in report else last
         if "si_sdri" in first and "si_sdri" in final:
             lead += f"; SI-SDRi {first['si_sdri']:.2f} → {final['si_sdri']:.2f} dB"
-        yield element("p", f"{lead}.")
+        unrecovered = "si_sdri" in final and "recovered" not in report
+        yield element("p", f"{lead}{', before any recovery' * unrecovered}.")
 
 
 def _table(kind: str, caption: str, head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Markup:

@@ -30,7 +30,7 @@ th:first-child, .wide th, .wide td, .words td { text-align: left; }
 thead th { background: var(--soft); vertical-align: bottom; }
 tbody th { font-weight: 600; }
 .wide, .words { width: 100%; }
-.wide td { min-width: 7rem; }
+.wide td { min-width: 7rem; width: 14rem; }
 .wide th:first-child { max-width: 18rem; overflow-wrap: anywhere; font-weight: 400; }
 .words th { vertical-align: top; font-weight: 400; color: var(--quiet); width: 30%; }
 .words td { overflow-wrap: anywhere; }
