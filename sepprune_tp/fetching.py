@@ -115,13 +115,13 @@ def _from_hub(name: str, revision: str | None, asteroid: Any, hub: Any) -> Path:
         if cached is not None:
             return cached
         raise CheckpointError(_refused(name, revision, hub, error)) from error
-    except hub.errors.EntryNotFoundError as error:
-        raise CheckpointError(
-            f"{name} on {hub.constants.ENDPOINT} has neither {files[0]} (ours) nor {files[1]} "
-            "(Asteroid's). Is it a model of Asteroid? Otherwise load it where it came from, or "
-            "name a function that builds it, as module:function."
-        ) from error
     except Exception as error:  # of the kinds that there are, each library has its own
+        if _lacks_file(error, hub):
+            raise CheckpointError(
+                f"{name} on {hub.constants.ENDPOINT} has neither {files[0]} (ours) nor {files[1]} "
+                "(Asteroid's). Is it a model of Asteroid? Otherwise load it where it came from, or "
+                "name a function that builds it, as module:function."
+            ) from error
         if cached is not None:
             return cached
         reason = f"{type(error).__name__}: {_first_line(error)}"
@@ -157,6 +157,13 @@ def _downloaded(
         options = {"revision": revision, "etag_timeout": TIMEOUT, "cache_dir": cache}
         return Path(hub.hf_hub_download(name, file, **options))
     raise missing or hub.errors.EntryNotFoundError(name)
+
+
+def _lacks_file(error: Exception, hub: Any) -> bool:
+    """Whether a hub said so (and not a cache, while the hub could not be asked)."""
+    errors = hub.errors
+    lacks = isinstance(error, errors.EntryNotFoundError)
+    return lacks and not isinstance(error, errors.LocalEntryNotFoundError)
 
 
 def _refused(name: str, revision: str | None, hub: Any, error: Exception) -> str:

@@ -180,6 +180,44 @@ class TestAsteroidsFiles:
         assert_same(loaded, model)
         assert loaded.sample_rate == 16000
 
+    @pytest.mark.parametrize("way", ["dense", "pruned"])
+    def test_asteroids_own_training(self, tmp_path: Path, way: str) -> None:
+        """What its ``System`` writes, with and without pruning on the way."""
+        pl = pytest.importorskip("pytorch_lightning")
+        from asteroid.engine.system import System
+
+        from sepprune_tp import Budget
+        from sepprune_tp.lightning import PruneCallback
+        from sepprune_tp.losses import pit_neg_si_sdr
+
+        model = tasnet()
+        config = {
+            "filterbank": {"n_filters": 16, "kernel_size": 16, "stride": 8},
+            "masknet": {k: v for k, v in ARGS.items() if k != "n_filters"},
+            "data": {"sample_rate": 8000},
+        }
+        items = [(torch.randn(400), torch.randn(2, 400)) for _ in range(4)]
+        batches = torch.utils.data.DataLoader(items, batch_size=2)  # type: ignore[arg-type]
+        optimizer = torch.optim.Adam(model.parameters())
+        system = System(model, optimizer, pit_neg_si_sdr, batches, batches, config=config)
+        keep = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+        shrink = (
+            [PruneCallback(Budget(macs=0.6), search_steps=2, progress=False)]
+            if way == "pruned"
+            else []
+        )
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        trainer = pl.Trainer(
+            max_epochs=1, callbacks=[*shrink, keep], accelerator="cpu", limit_val_batches=0, **quiet
+        )
+        trainer.fit(system)
+        loaded = load_model(tmp_path / "last.ckpt")
+        smaller = sum(p.numel() for p in loaded.parameters()) < sum(
+            p.numel() for p in tasnet().parameters()
+        )
+        assert smaller == (way == "pruned")
+        assert_same(loaded, system.model.eval())
+
     def test_hyper_parameters_with_the_arguments(self, tmp_path: Path) -> None:
         weights = {f"model.module.{k}": v for k, v in tasnet().state_dict().items()}
         named = {"model_name": "ConvTasNet", "model_args": {**ARGS, "sample_rate": 8000}}
@@ -254,6 +292,7 @@ class TestPrunedModelsAreAsteroids:
         assert_same(loaded, model)
         again = type(model).from_pretrained(model.serialize())
         assert_same(again, model)
+        assert torch.load(tmp_path / "pruned.pth", weights_only=False)["sepprune_tp"]
         held = {p.data_ptr() for p in model.parameters()}
         assert not held & {p.data_ptr() for p in again.parameters()}
 
@@ -290,18 +329,6 @@ class TestPrunedModelsAreAsteroids:
             "mix_est1.wav",
             "mix_est2.wav",
         }
-
-    def test_also_where_asteroid_is_imported_later(self, tmp_path: Path) -> None:
-        """(Here it was imported before.)"""
-        path = save_pruned(pruned(tasnet()), tmp_path / "small.safetensors")
-        code = (
-            "import sepprune_tp\nfrom asteroid.models import BaseModel\n"
-            f"print(BaseModel.from_pretrained({str(path)!r}).in_channels)"
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
-        )
-        assert run.stdout.strip() == "1", run.stderr
 
 
 class TestFactories:
@@ -403,20 +430,29 @@ class TestHubs:
         assert loaded.sample_rate == 8000
 
     def test_command_in_another_process(self, cache: Path, files: tuple[Path, Path]) -> None:
-        """The environment variables that people set, and a command."""
+        """The variables that people set, a command, and Asteroid imported later than we are."""
         pytest.importorskip("typer")
         into_hub_cache(cache / "home" / "hub", "a/net", "pytorch_model.bin", files[0])
         environment = {**os.environ, "HF_HOME": str(cache / "home"), "HF_HUB_OFFLINE": "1"}
         environment |= {"ASTEROID_CACHE": str(cache / "none")}
         environment.pop("HF_HUB_CACHE", None)
+        code = (
+            "import sys, sepprune_tp\n"
+            "from sepprune_tp.cli import main\n"
+            "assert 'asteroid' not in sys.modules\n"
+            "assert main(['profile', 'a/net', '--seconds', '0.1']) == 0\n"
+            "from asteroid.models import BaseModel\n"
+            f"print(BaseModel.from_pretrained({str(files[1])!r}).in_channels)"
+        )
         run = subprocess.run(
-            [sys.executable, "-m", "sepprune_tp.cli", "profile", "a/net", "--seconds", "0.1"],
+            [sys.executable, "-c", code],
             env=environment,
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert run.returncode == 0 and "ConvTasNet" in run.stdout, run.stderr
+        assert run.returncode == 0, run.stderr
+        assert "ConvTasNet" in run.stdout and run.stdout.endswith("\n1\n")
 
     def test_command_says_it_without_a_traceback(
         self, cache: Path, no_network: None, capsys: pytest.CaptureFixture[str]
@@ -446,7 +482,7 @@ class Served(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         type(self).asked.append(f"{self.command} {self.path}")
-        if not self.path.endswith((".bin", "cut.pth")):
+        if not self.path.endswith((".bin", "cut.pth")) or "/none/" in self.path:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("Content-Length", "0")
@@ -494,6 +530,8 @@ def test_a_mirror_is_asked_once_and_then_the_cache(
     assert_same(load_model("a/net"), tasnet())
     assert "HEAD /a/net/resolve/main/model.safetensors" in Served.asked  # ours is looked for first
     assert (cache / "asteroid" / "models--a--net").is_dir()
+    with pytest.raises(CheckpointError, match=r"a/none on .* has neither model\.safetensors"):
+        load_model("a/none")
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     assert_same(load_model("a/net"), tasnet())
 

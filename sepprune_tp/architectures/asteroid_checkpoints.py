@@ -4,7 +4,8 @@
   first versions left the name out, and the sample rate came with version 0.4.
 - What ``System`` and Lightning write while training: the weights under ``model.``, and the recipe's
   ``training_config``, whose ``filterbank`` and ``masknet`` are the arguments of the model.
-- What ``serialize()`` of a pruned model gives here; see ``asteroid_serialized``.
+- What ``serialize()`` of a pruned model gives here (see ``asteroid_serialized``) and what
+  ``PruneCallback`` adds to a checkpoint of Lightning's: the form of the model beside its weights.
 
 Where the class is not named, it is the one that takes the arguments and whose tensors are those of
 the file.
@@ -27,7 +28,7 @@ from sepprune_tp.safe_pickle import read_plain
 __all__ = ["PRUNED_KEY", "load_asteroid", "model_of"]
 
 PRUNED_KEY = "sepprune_tp"
-"""Key of what a serialized model that was pruned holds beside Asteroid's own keys."""
+"""Key of what a checkpoint of a pruned model holds beside Asteroid's or Lightning's own keys."""
 _PREFIXES = ("module.", "_orig_mod.")
 _CONFIGS = ("training_config", "hyper_parameters", "conf", "config")
 
@@ -73,13 +74,17 @@ def model_of(conf: Any, where: str, sample_rate: float | None = None) -> nn.Modu
     args = dict(found.args)
     if args.get("sample_rate") is None:
         args["sample_rate"] = _rate_in(conf) or sample_rate
-    if PRUNED_KEY in conf:
+    name = None if found.name is None else _class_name(found.name, where)
+    content = _mapping(conf.get(PRUNED_KEY))
+    if content:
         from sepprune_tp.architectures.asteroid_serialized import restore
 
-        return restore(_class_name(found.name or "", where), conf, where)
-    if found.name is None:
+        args = dict(content.get("args") or args)
+        skeletons = _candidates(args, where) if name is None else [_build(name, args, where)]
+        return restore(skeletons, found.weights, content, where)
+    if name is None:
         return _by_trial(args, found.weights, where)
-    model = _build(_class_name(found.name, where), args, where)
+    model = _build(name, args, where)
     try:
         model.load_state_dict(found.weights)
     except RuntimeError as error:
@@ -189,7 +194,7 @@ def _without_rate(args: dict[str, Any]) -> dict[str, Any]:
 
 def _by_trial(args: dict[str, Any], weights: dict[str, Tensor], where: str) -> nn.Module:
     """The model of the one class that takes these arguments and has these tensors."""
-    fitting = [model for _, model in _candidates(args, where) if _takes(model, weights)]
+    fitting = [model for model in _candidates(args, where) if _takes(model, weights)]
     if len(fitting) == 1:
         fitting[0].load_state_dict(weights)
         return fitting[0].eval()
@@ -201,12 +206,12 @@ def _by_trial(args: dict[str, Any], weights: dict[str, Tensor], where: str) -> n
     )
 
 
-def _candidates(args: dict[str, Any], where: str) -> Iterator[tuple[str, nn.Module]]:
+def _candidates(args: dict[str, Any], where: str) -> Iterator[nn.Module]:
     for name in class_names(where).values():
         if name in REFUSED:
             continue
         try:
-            yield name, _build(name, args, where)
+            yield _build(name, args, where)
         except CheckpointError:
             continue
 

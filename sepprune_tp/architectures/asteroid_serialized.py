@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from sepprune_tp.structure import (
 
 __all__ = ["mend_sharing", "restore"]
 
-_VERSION = 1
+_FORM = ("structure", "aliases", "frozen", "unsaved")
 
 
 def mend_sharing(module: Any) -> None:
@@ -47,7 +47,9 @@ def _mend_serialize(base: Any) -> None:
     def serialize(self: Any) -> dict[str, Any]:
         conf: dict[str, Any] = original(self)
         if is_asteroid(self) and not _rebuilt_by(conf["model_args"], self):
-            conf[PRUNED_KEY] = _sizes_of(self)
+            from sepprune_tp.lightning.form import form_of
+
+            conf[PRUNED_KEY] = {"form": form_of(self), "args": asteroid_args(self)}
         return conf
 
     serialize._sepprune = True  # type: ignore[attr-defined]
@@ -84,36 +86,42 @@ def _mend_from_pretrained(base: Any) -> None:
     base.from_pretrained = classmethod(from_pretrained)
 
 
-def restore(name: str, conf: Mapping[str, Any], where: str) -> nn.Module:
-    """The pruned model that ``serialize()`` was called on.
+def restore(
+    skeletons: Iterable[nn.Module],
+    weights: Mapping[str, Tensor],
+    content: Mapping[str, Any],
+    where: str,
+) -> nn.Module:
+    """The pruned model that a checkpoint was made of.
 
     Args:
-        name: Its class.
-        conf: What ``serialize()`` gave.
+        skeletons: Models that it may have been before; one of them is changed in place.
+        weights: Its state dict.
+        content: What the checkpoint holds under ``PRUNED_KEY``, with the ``form`` of the model.
         where: The file, for messages.
 
     Raises:
         CheckpointError: If it comes from a newer version, or its parts do not fit each other.
     """
-    sizes = conf[PRUNED_KEY]
-    if not isinstance(sizes, Mapping) or sizes.get("version") != _VERSION:
+    form = content.get("form")
+    if not isinstance(form, Mapping) or not set(_FORM) <= form.keys():
         raise CheckpointError(
-            f"{where} holds a model that a newer sepprune-tp pruned. Upgrade: "
+            f"{where} holds a model that another version of sepprune-tp pruned. Upgrade: "
             "pip install -U sepprune-tp"
         )
-    model = build_asteroid(name, dict(sizes["args"]), where)
     # Cloned: what serialize() hands out are the tensors of the model that it was called on.
-    given = {**conf["state_dict"], **sizes["buffers"]}
+    given = {**weights, **form["unsaved"]}
     tensors = {key: tensor.detach().clone() for key, tensor in given.items()}
-    lacking = expected_names(model, sizes["structure"]) ^ set(tensors)
-    if lacking:
+    fitting = [m for m in skeletons if expected_names(m, form["structure"]) == set(tensors)]
+    if len(fitting) != 1:
         raise CheckpointError(
-            f"The weights in {where} are not those of the {name} that it tells of "
-            f"({', '.join(sorted(lacking)[:4])}). Write it again, with save_pruned(model, path)."
+            f"The weights in {where} are those of {len(fitting) or 'none'} of the models that its "
+            "arguments build. Build the model as it was before pruning, and load the checkpoint "
+            "where it came from (sepprune_tp.lightning.load_weights, for one of PruneCallback)."
         )
-    apply_structure(model, sizes["structure"])
-    set_tensors(model, tensors, dict(sizes["aliases"]), frozenset(sizes["frozen"]))
-    return model.eval()
+    apply_structure(fitting[0], form["structure"])
+    set_tensors(fitting[0], tensors, dict(form["aliases"]), frozenset(form["frozen"]))
+    return fitting[0].eval()
 
 
 def _rebuilt_by(args: Mapping[str, Any], model: Any) -> bool:
@@ -127,27 +135,6 @@ def _rebuilt_by(args: Mapping[str, Any], model: Any) -> bool:
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-
-
-def _sizes_of(model: nn.Module) -> dict[str, Any]:
-    """What Asteroid does not keep of a model, as tensors and plain data."""
-    kept = model.state_dict()
-    first: dict[int, str] = {}
-    aliases: dict[str, str] = {}
-    buffers: dict[str, Tensor] = {}
-    for name, tensor in named_tensors(model):
-        if first.setdefault(id(tensor), name) != name:
-            aliases[name] = first[id(tensor)]
-        if name not in kept:
-            buffers[name] = tensor.detach().clone()
-    return {
-        "version": _VERSION,
-        "args": asteroid_args(model),
-        "structure": read_structure(model),
-        "aliases": aliases,
-        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-        "buffers": buffers,
-    }
 
 
 def _is_ours(source: Any) -> bool:
