@@ -7,13 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import SEPARATORS, randomised, shape_of
+from backbones import BACKBONES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner
 from sepprune_tp.errors import CheckpointError, InputError
 from sepprune_tp.exporting import FORMATS, export_model
-from sepprune_tp.exporting.operations import ExportableOperations, frames, overlap_add
+from sepprune_tp.exporting.operations import (
+    ExportableOperations,
+    frames,
+    nearest,
+    overlap_add,
+    pooled,
+)
 from sepprune_tp.exporting.portable import portable_copy
 
 README = Path(__file__).parents[1] / "README.md"
@@ -32,6 +39,9 @@ TABLE: dict[str, tuple[str, dict[str, str]]] = {
     "DeMask": ("DeMask-mag-mag-gLN", {}),
     "DCUNet": ("DCUNet-pad", {"onnx": COMPLEX}),
     "DCCRNet": ("DCCRNet", {"onnx": COMPLEX, "pt2": RECURRENT}),
+    "AFRCNN": ("AFRCNN", {}),
+    "SuDoRMRF": ("SuDoRMRF", {}),
+    "TDANet": ("TDANet", {}),
     "FasNetTAC": ("FasNetTAC-gLN", {"torchscript": COUNTS, "onnx": COUNTS, "pt2": RECURRENT}),
 }
 """For each architecture a small model, and the formats that it cannot be written in, and why."""
@@ -42,7 +52,11 @@ def mixture(name: str, time: int = 640) -> Tensor:
     return torch.randn(shape_of(name, 1, time), generator=generator)
 
 
-SLOW = {("DCUNet", "pt2"), ("SuDORMRFNet", "pt2"), ("TDConvNetpp", "pt2")}
+SLOW = {
+    (name, "pt2")
+    for name in ("DCUNet", "SuDORMRFNet", "TDConvNetpp", "AFRCNN", "SuDoRMRF", "TDANet")
+}
+MODELS = SEPARATORS | BACKBONES
 CASES = [
     pytest.param(a, f, marks=[pytest.mark.slow] if (a, f) in SLOW else [])
     for a in TABLE
@@ -56,7 +70,7 @@ def test_what_works(architecture: str, format: str, tmp_path: Path) -> None:
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnx")
     name, refused = TABLE[architecture]
-    model, path = randomised(SEPARATORS[name], 0, torch.float32), tmp_path / "model"
+    model, path = randomised(MODELS[name], 0, torch.float32), tmp_path / "model"
     if format in refused:
         with pytest.raises(CheckpointError, match=refused[format]) as caught:
             export_model(model, mixture(name), path, format)
@@ -89,7 +103,7 @@ def test_the_readme_says_so() -> None:
 def test_other_variants_in_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    model = randomised(SEPARATORS[name], 0, torch.float32)
+    model = randomised(MODELS[name], 0, torch.float32)
     assert export_model(model, mixture(name), tmp_path / "model.onnx").format == "onnx"
 
 
@@ -99,7 +113,7 @@ def test_a_pruned_model(format: str, tmp_path: Path) -> None:
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnx")
     name = "DPRNNTasNet-LSTM-bi"
-    model, x = randomised(SEPARATORS[name], 0, torch.float32), mixture(name)
+    model, x = randomised(MODELS[name], 0, torch.float32), mixture(name)
     gates = GateSet(model, x)
     gates.load_masks({g.name: torch.arange(g.size) % 3 > 0 for g in gates.groups})
     SepPrunePruner(model, x, SepPruneImportance(gates)).step()
@@ -108,7 +122,7 @@ def test_a_pruned_model(format: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [one for one, _ in TABLE.values()])
 def test_the_copy_computes_the_same(name: str) -> None:
-    model = randomised(SEPARATORS[name], 0, torch.float64)
+    model = randomised(MODELS[name], 0, torch.float64)
     portable = portable_copy(model)
     for time in (640, 901):
         x = mixture(name, time).double()
@@ -131,6 +145,26 @@ def test_frames_and_overlap_add(kernel: int, hop: int) -> None:
         rows = F.unfold(x.unsqueeze(2), (1, kernel), padding=(0, kernel), stride=(1, hop))
         back = F.fold(rows, (1, 97), (1, kernel), padding=(0, kernel), stride=(1, hop))
     assert torch.equal(rows, expected) and torch.allclose(back[:, :, 0], added[..., 0], atol=1e-13)
+
+
+@pytest.mark.parametrize(("time", "size"), [(17, 5), (16, 4), (5, 5), (33, 16), (3, 7), (9, 1)])
+def test_pooling(time: int, size: int) -> None:
+    x = torch.randn(2, 3, time, dtype=torch.float64)
+    expected = F.adaptive_avg_pool1d(x, size)
+    assert torch.allclose(pooled(x, size), expected, atol=1e-14)
+    with ExportableOperations():
+        assert torch.equal(nn.AdaptiveAvgPool1d(size)(x), pooled(x, size))
+
+
+@pytest.mark.parametrize("time", [1, 3, 7, 50, 113, 226])
+def test_nearest(time: int) -> None:
+    x = torch.randn(2, 3, time)
+    for size in (1, 2, 5, 97, 100, 113, 226, 451):
+        expected = F.interpolate(x, size=size)
+        assert torch.equal(nearest(x, size), expected)
+        with ExportableOperations():
+            assert torch.equal(F.interpolate(x, size=size), expected)
+            assert torch.equal(F.interpolate(x, scale_factor=2), F.interpolate(x, size=2 * time))
 
 
 def test_frames_over_two_axes_are_refused() -> None:

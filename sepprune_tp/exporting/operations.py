@@ -2,7 +2,8 @@
 
 Frames of a signal (``unfold``) and their overlap-add (``fold``) along one axis are reshapes, pads
 and sums: with hop H, a frame is ceil(K / H) pieces of H samples, and each piece of every frame is
-one shifted copy of the signal.
+one shifted copy of the signal. Averages over stretches (``adaptive_avg_pool1d``) and nearest
+samples (``interpolate``) are sums and picks by index.
 
 Letters: B batch, C channels, T time, K samples of a frame, H hop, L frames.
 """
@@ -64,8 +65,44 @@ def overlap_add(x: Tensor, size: int, hop: int, padding: int) -> Tensor:
     return torch.stack(shifted).sum(0)[..., padding : padding + size]
 
 
+def pooled(x: Tensor, size: Any) -> Tensor:
+    """Means over ``size`` stretches of a signal that are as alike as they can be.
+
+    Args:
+        x: (B, C, T).
+        size: Stretches, P; the i-th goes from floor(i T / P) to ceil((i + 1) T / P).
+
+    Returns:
+        (B, C, P).
+    """
+    size = size[0] if isinstance(size, (tuple, list)) else size
+    time = x.shape[-1]
+    position = torch.arange(size, device=x.device).unsqueeze(1)
+    start, end = position * time // size, (position * time + time + size - 1) // size
+    inside = start + torch.arange((time + size - 1) // size + 1, device=x.device)
+    taken = x[..., inside.clamp(max=time - 1)] * (inside < end).to(x.dtype)
+    means: Tensor = taken.sum(-1) / (end - start).squeeze(1).to(x.dtype)
+    return means
+
+
+def nearest(x: Tensor, size: Any) -> Tensor:
+    """Resize a signal by repeating or dropping samples, which runtimes round in other ways.
+
+    Args:
+        x: (B, C, T).
+        size: Samples to return, P.
+
+    Returns:
+        (B, C, P); sample i is that at floor(i T / P), in float32 as torch computes it.
+    """
+    size = size[0] if isinstance(size, (tuple, list)) else size
+    time = x.shape[-1]
+    position = torch.arange(size, dtype=torch.float32, device=x.device) * (time / size)
+    return x[..., position.floor().long().clamp(max=time - 1)]
+
+
 class ExportableOperations(TorchFunctionMode):
-    """While it is on, ``fold`` and ``unfold`` along one axis run as here.
+    """While it is on, the functions that exporters lack or change run as here.
 
     Only what calls them from Python is seen: it is on while a model is traced.
     """
@@ -109,7 +146,20 @@ def _fold(
     return overlap_add(stacked, _pair(output_size)[axis], hop, pad).unsqueeze(3 - axis)
 
 
-_REPLACEMENTS: dict[Any, Callable[..., Any]] = {F.unfold: _unfold, F.fold: _fold}
+def _interpolate(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **others: Any
+) -> Tensor:
+    if mode == "nearest" and size is not None and input.dim() == 3:
+        return nearest(input, size)
+    return F.interpolate(input, size, scale_factor, mode, **others)
+
+
+_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    F.unfold: _unfold,
+    F.fold: _fold,
+    F.adaptive_avg_pool1d: pooled,
+    F.interpolate: _interpolate,
+}
 _REFUSED = (
     "The model uses {} over two axes, or with a dilation, which cannot be exported. Write it with "
     "reshape, pad and sums."
