@@ -15,7 +15,7 @@ Range = tuple[float, float]
 
 # Size, and the margins that labels need, in units of the view box; a phone shows about one a pixel.
 WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 12, 46
 MOST_POINTS = 400  # of a line
 
 
@@ -80,11 +80,11 @@ def line_chart(
     for value, label in ticks(*x_range):
         x, _ = place(value, y_range[0])
         parts.append(_stroke("grid", (x, TOP), (x, HEIGHT - BOTTOM)))
-        parts.append(_label(label, x, HEIGHT - BOTTOM + 16, "middle"))
+        parts.append(_label(label, x, HEIGHT - BOTTOM + 18, "middle"))
     for value, label in ticks(*y_range):
         _, y = place(x_range[0], value)
         parts.append(_stroke("grid", (LEFT, y), (WIDTH - RIGHT, y)))
-        parts.append(_label(label, LEFT - 6, y + 4, "end"))
+        parts.append(_label(label, LEFT - 6, y + 5, "end"))
     corner = (LEFT, HEIGHT - BOTTOM)
     parts.append(_stroke("axis", corner, (WIDTH - RIGHT, HEIGHT - BOTTOM)))
     parts.append(_stroke("axis", corner, (LEFT, TOP)))

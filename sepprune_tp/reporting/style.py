@@ -26,12 +26,14 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
-th:first-child, .wide th, .wide td, .words td { text-align: left; }
+th:first-child, .wide th, .wide td, .words th, .words td {
+  text-align: left; }
 thead th { background: var(--soft); vertical-align: bottom; }
 tbody th { font-weight: 600; }
 .wide, .words { width: 100%; }
-.wide td { min-width: 7rem; width: 14rem; }
-.wide th:first-child { max-width: 18rem; overflow-wrap: anywhere; font-weight: 400; }
+.wide td { min-width: 7rem; }
+.wide th:first-child { min-width: 6.5rem; max-width: 18rem; overflow-wrap: anywhere;
+  font-weight: 400; }
 .words th { vertical-align: top; font-weight: 400; color: var(--quiet); width: 30%; }
 .words td { overflow-wrap: anywhere; }
 .bar { display: block; width: var(--of); height: .7rem; margin: .3rem 0 .1rem;
@@ -39,8 +41,8 @@ tbody th { font-weight: 600; }
 .bar::before { content: ""; display: block; height: 100%; width: var(--kept);
   background: var(--first); }
 figure { margin: 1rem 0; }
-svg { display: block; width: 100%; max-width: 38rem; height: auto; }
-svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+svg { display: block; width: 100%; max-width: 34rem; height: auto; }
+svg text { fill: var(--ink); font: 14px system-ui, sans-serif; }
 svg .axis { stroke: var(--quiet); }
 svg .grid { stroke: var(--line); stroke-width: .6; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
@@ -59,5 +61,6 @@ svg .dot { fill: var(--first); stroke: var(--page); }
 .clips audio { display: block; width: 100%; margin-top: .4rem; }
 .clips strong { color: var(--ink); display: block; }
 @media (max-width: 32rem) { th, td { padding: .3rem; } table { font-size: .8rem; } }
+@media (min-width: 48rem) { .wide td { width: 14rem; } }
 @media print { nav, audio { display: none; } }
 """.strip()
