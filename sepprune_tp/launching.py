@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from sepprune_tp.errors import InputError, SearchError, SepPruneError, require
 __all__ = ["launch", "launched", "processes_for"]
 
 T = TypeVar("T")
+_EXHAUSTED = "was the memory exhausted? Use fewer devices or smaller batches."
+_LOST = re.compile(r"connection (reset|closed|refused)|remote process exited", re.IGNORECASE)
 
 
 def launched() -> bool:
@@ -105,10 +108,10 @@ def _reason(folder: Path, error: Exception) -> SepPruneError:
     """The first error that a process left, or that one was killed."""
     left = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
     if not left:
-        return SearchError(
-            f"{error}; was the memory exhausted? Use fewer devices or smaller batches."
-        )
+        return SearchError(f"{error}; {_EXHAUSTED}")
     kind, text = torch.load(left[0], weights_only=False)
+    if _LOST.search(text):  # noticed before the process that is gone
+        text += f" Another process was lost; {_EXHAUSTED}"
     reason: SepPruneError = kind(text)
     return reason
 
