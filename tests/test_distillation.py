@@ -181,11 +181,13 @@ class TestFinetune:
         pytest.importorskip("lightning", reason="recovery needs the extra 'train'")
         from sepprune_tp.recovery import finetune
 
-        teacher = nn.Sequential(nn.Conv1d(1, 4, 9, padding=4), nn.Conv1d(4, 2, 9, padding=4))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            teacher = nn.Sequential(nn.Conv1d(1, 4, 9, padding=4), nn.Conv1d(4, 2, 9, padding=4))
+            pairs = [(x[:, None], torch.randn_like(s)) for x, s in some_batches()]
         student = copy.deepcopy(teacher)
         with torch.no_grad():
             student[0].weight += 0.2 * mixture(*student[0].weight.shape)
-        pairs = [(x[:, None], torch.randn_like(s)) for x, s in some_batches()]
         loss = Distillation(teacher, task_weight=0.0, features=["0"])
         before = taken(loss, student, *pairs[0]).item()
         frozen = copy.deepcopy(teacher.state_dict())
