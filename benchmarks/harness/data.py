@@ -15,8 +15,8 @@ from sepprune_tp.data import (
     MixtureDataset,
     load_recordings,
     open_mixtures,
-    synthetic_mixtures,
 )
+from sepprune_tp.data.synthetic import synthetic_mixtures
 
 from .config import ConfigError
 

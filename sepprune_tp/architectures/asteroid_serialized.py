@@ -47,7 +47,7 @@ def _mend_serialize(base: Any) -> None:
     def serialize(self: Any) -> dict[str, Any]:
         conf: dict[str, Any] = original(self)
         if is_asteroid(self) and not _rebuilt_by(conf["model_args"], self):
-            from sepprune_tp.lightning.form import form_of
+            from sepprune_tp.form import form_of
 
             conf[PRUNED_KEY] = {"form": form_of(self), "args": asteroid_args(self)}
         return conf

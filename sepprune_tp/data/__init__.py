@@ -5,7 +5,6 @@ from .mixing import MixtureDataset
 from .opening import open_mixtures
 from .recordings import SPLITS, load_recordings, prepare_utterance
 from .stored import MixtureFiles, StoredMixtures
-from .synthetic import synthetic_mixtures
 
 __all__ = [
     "SPLITS",
@@ -17,5 +16,4 @@ __all__ = [
     "load_recordings",
     "open_mixtures",
     "prepare_utterance",
-    "synthetic_mixtures",
 ]

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from sepprune_tp._modes import device_of
 from sepprune_tp.errors import InputError
+from sepprune_tp.form import form_of, give_form, tensors_of
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import Scope
 from sepprune_tp.job import channels_kept, cut
 from sepprune_tp.lightning.bases import callback_class
 from sepprune_tp.lightning.checkpoints import KEY, ModuleHooks, model_in, reshape
-from sepprune_tp.lightning.form import form_of, give_form, tensors_of
 from sepprune_tp.lightning.optimisers import ParameterNames
 from sepprune_tp.lightning.sampling import Pair, SearchBatches, as_it_was, some_mixtures
 from sepprune_tp.lightning.summary import Pruned

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.errors import CheckpointError, InputError
-from sepprune_tp.lightning.form import Form, give_form
+from sepprune_tp.form import Form, give_form
 from sepprune_tp.lightning.optimisers import ParameterNames
 from sepprune_tp.structure import named_tensors
 
