@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sepprune_tp.data import synthetic_mixtures
-from sepprune_tp.data.synthetic import split_voices
+from sepprune_tp.data.synthetic import split_voices, synthetic_mixtures
 from sepprune_tp.demo.voices import TEST_VOICES, TRAIN_VOICES
 from sepprune_tp.errors import InputError
 
