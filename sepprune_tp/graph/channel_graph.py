@@ -19,6 +19,7 @@ from ..layers.composite import named_layers
 from ..layers.custom import custom_rules
 from ..layers.held import HeldBuffer
 from .assembly import ChannelSet, Owner, Site, assemble, resolve
+from .choosing import group_of_channels, keeps_a_channel
 from .cutting import cut_group
 from .explanation import Explanation, explain
 from .functions import TiedPruner, complete_gradients, passes_filter
@@ -300,45 +301,11 @@ class ChannelGraph(tp.DependencyGraph):
             raise GraphError(f"{module} is not in the channel graph: it did not run in the trace")
         idxs = [idxs] if isinstance(idxs, int) else [int(i) for i in idxs]
         side = "out" if self.is_out_channel_pruning_fn(pruning_fn) else "in"
-        parts: list[tuple[ChannelSet, list[int]]] = []
-        missing: set[int] = set()
-        for number in self._sets_of.get(module, ()):
-            channel_set = self.sets[number]
-            for site in channel_set.sites:
-                if site.owner is not module or (site.side != side and module not in self._through):
-                    continue
-                wanted = {c for c in site.components[idxs].tolist() if c}
-                members = [c for c in channel_set.components if c in wanted]
-                if members or not idxs:
-                    why = self.why_not(number)
-                    if why is not None:
-                        raise GraphError(
-                            f"channels {idxs[:8]} of '{self.name_of(module)}' may not go: {why}"
-                        )
-                    missing = (missing if parts else wanted) - set(members)
-                    parts.append((channel_set, members))
-                    if not missing:
-                        several = len(parts) > 1
-                        return GroupUnion(self, parts) if several else build_group(self, *parts[0])
-        raise GraphError(
-            f"'{self.name_of(module)}' has no channels {idxs[:8]} on its {side} side that can go"
-            + (", not all of them" if parts else "")
-        )
+        return group_of_channels(self, module, side, idxs)
 
     def check_pruning_group(self, group: ChannelGroup | GroupUnion) -> bool:
         """Whether every layer keeps at least one channel."""
-        if isinstance(group, GroupUnion):
-            return all(len(members) < channel_set.size for channel_set, members in group.parts)
-        chosen = {c for item in group for c in self._components(group, item)}
-        return len(chosen) < group.channel_set.size
-
-    def _components(self, group: ChannelGroup, item: Any) -> list[int]:
-        owner, side = item.dep.target.module, self.side_of(item.dep)
-        for site in group.channel_set.sites:
-            if site.owner is owner and site.side == side:
-                found: list[int] = site.components[item.idxs].tolist()
-                return found
-        return []
+        return keeps_a_channel(self, group)
 
     def side_of(self, dep: Any) -> str:
         """Which side of its layer a dependency cuts: ``in`` or ``out``."""
