@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import PLAIN, SEPARATORS, randomised
-from test_graph import Net, graph_of
+from small_nets import Net, graph_of
 from torch import Tensor, nn
 
 from sepprune_tp.errors import InputError

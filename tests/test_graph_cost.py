@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from test_graph import graph_of
+from small_nets import graph_of
 from torch import Tensor, nn
 
 from sepprune_tp.graph import ChannelGraph
@@ -97,3 +101,43 @@ def test_the_forest_holds_one_edge_a_union() -> None:
     roots = torch.unique(graph.channels.roots()).numel()
     assert len(graph.channels.meetings.one) == labels - roots
     assert len(graph.channels.places) <= 20  # one for each addition that united something
+
+
+# -- of a full-size model ------------------------------------------------------------------------
+
+FULL_SIZE = """
+import json, resource, time
+import torch
+from asteroid.models import ConvTasNet
+from sepprune_tp.graph import ChannelGraph
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+with torch.random.fork_rng():
+    model, x = ConvTasNet(n_src=2).eval(), torch.randn(1, 16000)
+small = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 1), torch.nn.Conv1d(4, 1, 1))
+ChannelGraph("all").build_dependency(small, torch.randn(1, 1, 8))  # what a first trace imports
+start, began = peak(), time.process_time()
+graph = ChannelGraph("all").build_dependency(model, x)
+taken = time.process_time() - began
+sizes = {name: group.channel_set.size for name, group in graph.named_groups()}
+print(json.dumps({"seconds": taken, "bytes": peak() - start, "sizes": sizes}))
+"""
+
+
+def test_full_size_conv_tasnet_is_fast_and_small(
+    record_property: Callable[[str, Any], None],
+) -> None:
+    pytest.importorskip("asteroid", reason="needs the extra 'asteroid'")
+    command = [sys.executable, "-c", FULL_SIZE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    record_property("seconds", found["seconds"])
+    record_property("extra_bytes", found["bytes"])
+    assert found["seconds"] < 6  # CPU seconds; 2 on an idle machine
+    assert found["bytes"] < 1e9
+    hidden = [size for name, size in found["sizes"].items() if "shared_block" in name]
+    assert hidden == [512] * 24
+    assert found["sizes"]["encoder"] == 512 and found["sizes"]["masker.bottleneck.1"] == 128

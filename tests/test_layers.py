@@ -3,167 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from layer_cases import LAYERS, cut, drawn, few, gated, law_rule, made, needs_asteroid
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from sepprune_tp.errors import GraphError, InputError
-from sepprune_tp.layers import LayerRule, list_rules, register_rule, rule_of
-from sepprune_tp.layers.base import GatedCall
+from sepprune_tp.layers import list_rules, register_rule, rule_of
 from sepprune_tp.layers.norm import PReLURule
-from sepprune_tp.layers.pooling import pooled_frame_norm, pooled_group_norm
 from sepprune_tp.layers.recurrent import RecurrentPruner
 from sepprune_tp.profile import profile
-
-BATCH, TIME = 2, 9
-Made = tuple[nn.Module, tuple[int, ...]]
-"""A layer and the shape of an input."""
-
-few = settings(
-    max_examples=6,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate],  # a failure is reported as drawn: shrinking runs it hundreds of times
-    suppress_health_check=list(HealthCheck),
-)
-
-
-def conv(cls: type[nn.Module], axes: int, groups: int = 1, **options: Any) -> Callable[[], Made]:
-    shape = (BATCH, 6, TIME, 7, 5)[: 2 + axes]
-    return lambda: (cls(6, 12, 3, groups=groups, **options), shape)
-
-
-def depthwise(cls: type[nn.Module], axes: int, **options: Any) -> Callable[[], Made]:
-    shape = (BATCH, 6, TIME, 7, 5)[: 2 + axes]
-    return lambda: (cls(6, 6, 3, groups=6, **options), shape)
-
-
-def recurrent(cls: type[nn.Module], **options: Any) -> Callable[[], Made]:
-    return lambda: (cls(4, 5, batch_first=True, **options), (BATCH, TIME, 4))
-
-
-def norm(cls: type[nn.Module], *args: Any, axes: int = 1, **options: Any) -> Callable[[], Made]:
-    return lambda: (cls(*args, **options), (BATCH, 6, TIME, 7, 5)[: 2 + axes])
-
-
-LAYERS: dict[str, Callable[[], Made]] = {
-    "conv1d": conv(nn.Conv1d, 1, stride=2),
-    "conv1d-grouped": conv(nn.Conv1d, 1, groups=3),
-    "conv1d-no-bias": conv(nn.Conv1d, 1, bias=False, dilation=2),
-    "conv2d": conv(nn.Conv2d, 2),
-    "conv2d-grouped": conv(nn.Conv2d, 2, groups=2),
-    "conv3d": conv(nn.Conv3d, 3),
-    "transposed-1d": conv(nn.ConvTranspose1d, 1, stride=2),
-    "transposed-2d": conv(nn.ConvTranspose2d, 2, bias=False),
-    "transposed-1d-grouped": conv(nn.ConvTranspose1d, 1, groups=3, stride=2),
-    "transposed-2d-grouped": conv(nn.ConvTranspose2d, 2, groups=2, bias=False),
-    "depthwise-1d": depthwise(nn.Conv1d, 1, padding=1),
-    "depthwise-2d": depthwise(nn.Conv2d, 2, bias=False),
-    "depthwise-transposed": depthwise(nn.ConvTranspose1d, 1, stride=2),
-    "linear": lambda: (nn.Linear(6, 7), (BATCH, TIME, 6)),
-    "linear-no-bias": lambda: (nn.Linear(6, 7, bias=False), (BATCH, 6)),
-    "lstm": recurrent(nn.LSTM),
-    "lstm-bidirectional-2": recurrent(nn.LSTM, bidirectional=True, num_layers=2),
-    "gru-3": recurrent(nn.GRU, num_layers=3),
-    "gru-bidirectional": recurrent(nn.GRU, bidirectional=True),
-    "rnn-no-bias": recurrent(nn.RNN, bias=False),
-    "rnn-relu-bidirectional-2": recurrent(
-        nn.RNN, nonlinearity="relu", bidirectional=True, num_layers=2
-    ),
-    "batch-norm": norm(nn.BatchNorm1d, 6),
-    "batch-norm-2d": norm(nn.BatchNorm2d, 6, axes=2),
-    "instance-norm": norm(nn.InstanceNorm1d, 6, affine=True),
-    "group-norm-1": norm(nn.GroupNorm, 1, 6),
-    "group-norm-3": norm(nn.GroupNorm, 3, 6, axes=2),
-    "instance-norm-tracking": norm(nn.InstanceNorm1d, 6, track_running_stats=True),
-    "group-norm-6": norm(nn.GroupNorm, 6, 6, axes=2),
-    "group-norm-plain": norm(nn.GroupNorm, 2, 6, affine=False),
-    "layer-norm": lambda: (nn.LayerNorm(6), (BATCH, TIME, 6)),
-    "layer-norm-plain": lambda: (nn.LayerNorm(6, elementwise_affine=False), (BATCH, TIME, 6)),
-    "prelu": norm(nn.PReLU, 6),
-}
-
-try:
-    from asteroid.masknn import norms
-    from asteroid_filterbanks import STFTFB, AnalyticFreeFB, Decoder, Encoder, FreeFB
-except ImportError:
-    ASTEROID = False
-else:
-    ASTEROID = True
-    LAYERS |= {
-        "gLN": norm(norms.GlobLN, 6),
-        "gLN-2d": norm(norms.GlobLN, 6, axes=2),
-        "cLN": norm(norms.ChanLN, 6),
-        "cLN-2d": norm(norms.ChanLN, 6, axes=2),
-        "cgLN": norm(norms.CumLN, 6),
-        "fgLN": norm(norms.FeatsGlobLN, 6),
-        "encoder": lambda: (Encoder(FreeFB(6, 8, stride=4)), (BATCH, 1, 64)),
-        "decoder": lambda: (Decoder(FreeFB(6, 8, stride=4)), (BATCH, 2, 6, TIME)),
-        "encoder-analytic": lambda: (Encoder(AnalyticFreeFB(13, 8, stride=4)), (BATCH, 1, 64)),
-        "decoder-analytic": lambda: (Decoder(AnalyticFreeFB(6, 8)), (BATCH, 2, 6, TIME)),
-    }
-
-needs_asteroid = pytest.mark.skipif(not ASTEROID, reason="needs the extra 'asteroid'")
-
-
-def made(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
-    """A layer with random weights, gains and statistics in eval mode, and an input for it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layer, shape = LAYERS[name]()
-        layer = layer.to(dtype).eval()
-        with torch.no_grad():
-            for tensor in layer.parameters():
-                tensor.normal_()
-            for key, buffer in layer.named_buffers():
-                if key.startswith("running"):
-                    buffer.uniform_(0.5, 2)
-        return layer, torch.randn(shape, dtype=dtype)
-
-
-def law_rule(layer: nn.Module) -> LayerRule:
-    rule = rule_of(layer)
-    assert rule is not None
-    assert rule.refuses(layer) is None
-    return rule
-
-
-def gated(
-    rule: LayerRule,
-    layer: nn.Module,
-    x: Tensor,
-    mask_in: Tensor | None,
-    mask_out: Tensor | None = None,
-) -> Tensor:
-    """The layer's output with gates on its channels."""
-    call = GatedCall(layer.forward, (x,), {}, mask_in, mask_out)
-    return rule.output(rule.run_gated(layer, call))
-
-
-def drawn(data: st.DataObject, size: int, parts: int = 1) -> Tensor:
-    """A mask that keeps at least one channel, the same in each of ``parts``."""
-    part = data.draw(
-        st.lists(st.booleans(), min_size=size // parts, max_size=size // parts).filter(any)
-    )
-    return torch.tensor(part * parts)
-
-
-def cut(layer: nn.Module, rule: LayerRule, keep_in: Tensor | None, keep_out: Tensor) -> nn.Module:
-    """A copy of a layer without the closed channels."""
-    layer = copy.deepcopy(layer)
-    if keep_in is not None and not keep_in.all():
-        rule.pruner(layer).prune_in_channels(layer, (~keep_in).nonzero().flatten().tolist())
-    if not keep_out.all():
-        rule.pruner(layer).prune_out_channels(layer, (~keep_out).nonzero().flatten().tolist())
-    return layer
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -352,89 +206,6 @@ def test_lstm_with_a_projection_is_refused() -> None:
         RecurrentPruner().prune_out_channels(lstm, [0])
 
 
-# -- norms over open channels ---------------------------------------------------------------------
-
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2}
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("groups", [1, 3])
-@few
-@given(data=st.data())
-def test_pooled_group_norm_is_that_of_the_slice(
-    dtype: torch.dtype, groups: int, data: st.DataObject
-) -> None:
-    keep = drawn(data, 12, groups)
-    x, gain, bias = norm_inputs((2, 12, 5, 8), dtype)
-    expected = functional.group_norm(
-        x[:, keep].double(), groups, gain[keep].double(), bias[keep].double(), eps=1e-5
-    )
-    found = pooled_group_norm(x, keep.to(x.dtype), gain, bias, 1e-5, groups)
-    assert found.dtype == dtype and found.shape == x.shape
-    assert torch.allclose(
-        found[:, keep].double(), expected, atol=TOLERANCE[dtype] * 4, rtol=TOLERANCE[dtype]
-    )
-    if groups == 1 and int(keep.sum()) <= 6:  # a negative control: closed channels do count else
-        all_open = pooled_group_norm(x, torch.ones(12, dtype=dtype), gain, bias, 1e-5, groups)
-        assert not torch.allclose(all_open[:, keep].double(), expected, atol=0.05, rtol=0.05)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("axis", [1, 3])
-@few
-@given(data=st.data())
-def test_pooled_frame_norm_is_that_of_the_slice(
-    dtype: torch.dtype, axis: int, data: st.DataObject
-) -> None:
-    keep = drawn(data, 12)
-    x, gain, bias = norm_inputs((2, 12, 5, 8), dtype)
-    expected = functional.layer_norm(
-        x[:, keep].double().transpose(1, -1),
-        (int(keep.sum()),),
-        gain[keep].double(),
-        bias[keep].double(),
-    )
-    y = pooled_frame_norm(x.transpose(1, axis), keep.to(x.dtype), gain, bias, 1e-5, axis)
-    found = y.transpose(axis, 1)
-    assert found.dtype == dtype
-    found = found[:, keep].transpose(1, -1).double()
-    assert torch.allclose(found, expected, atol=TOLERANCE[dtype] * 8, rtol=TOLERANCE[dtype])
-
-
-def norm_inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Channels of very different means and scales, gain and bias."""
-    generator = torch.Generator().manual_seed(3)
-
-    def noise(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator, dtype=torch.float64)
-
-    wide = (1, shape[1], 1, 1)
-    x = noise(*shape) * noise(*wide).exp() + 2 * noise(*wide)
-    return x.to(dtype), noise(shape[1]).to(dtype), noise(shape[1]).to(dtype)
-
-
-@needs_asteroid
-@pytest.mark.parametrize("name", ["gLN", "gLN-2d", "cLN", "cLN-2d", "cgLN"])
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_asteroid_norms_over_open_channels(name: str, dtype: torch.dtype) -> None:
-    layer, x = made(name, dtype=torch.float64)
-    keep = torch.tensor([True, False, True, True, False, False])
-    rule = law_rule(layer)
-    expected = cut(layer, rule, None, keep)(x[:, keep])
-    low = copy.deepcopy(layer).to(dtype)
-    with torch.no_grad():
-        found = gated(rule, low, x.to(dtype), keep.to(dtype))
-        dense = layer(x)
-    assert found.dtype == dtype
-    # bfloat16 holds 8 bits, and cgLN divides by the spread of very few values at the start
-    bound = TOLERANCE[dtype] * (20 if name == "cgLN" else 4) * float(expected.abs().max())
-    assert float((found[:, keep].double() - expected).abs().max()) < bound
-    assert not torch.allclose(dense[:, keep], expected, atol=0.05)
-
-
-# -- which rule -----------------------------------------------------------------------------------
-
-
 class Renamed(nn.Conv1d):
     """A subclass that computes the same."""
 
@@ -476,6 +247,8 @@ def test_layers_that_cannot_be_cut_say_why(layer: nn.Module, why: str) -> None:
 
 @needs_asteroid
 def test_filterbanks_that_are_computed_are_refused() -> None:
+    from asteroid_filterbanks import STFTFB, Decoder, Encoder, FreeFB
+
     computed = Encoder(STFTFB(16, 16))
     rule = rule_of(computed)
     assert rule is not None and "STFTFB is computed" in str(rule.refuses(computed))
@@ -492,47 +265,3 @@ def test_filterbank_counts_follow() -> None:
     bank: Any = encoder.filterbank
     assert bank.n_filters == bank.n_feats_out == encoder.n_feats_out == 4
     assert encoder(x).shape[1] == 4
-
-
-def reference_norm(x: Tensor, mask: Tensor, gain: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Statistics with the mask as weight, written down plainly, over (B, C, T)."""
-    parts = x.unflatten(1, (groups, -1))  # (B, G, C / G, T)
-    weight = mask.view(groups, -1, 1)
-    count = weight.sum((1, 2), keepdim=True) * x.shape[-1]
-    mean = (parts * weight).sum((2, 3), keepdim=True) / count
-    spread = ((parts - mean).square() * weight).sum((2, 3), keepdim=True) / count
-    normed = ((parts - mean) / (spread + 1e-5).sqrt()).flatten(1, 2)
-    return normed * gain[:, None] + bias[:, None]
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_gradients_of_pooled_group_norm(groups: int) -> None:
-    """Of everything, also with gates between 0 and 1, against autograd on the plain formula."""
-    x, gain, bias = (
-        t[0, ..., 0] if t.dim() > 1 else t for t in norm_inputs((2, 6, 5, 8), torch.float64)
-    )
-    x = x.expand(2, 6, 5) * torch.tensor([1.0, -0.7], dtype=torch.float64)[:, None, None]
-    mask = torch.tensor([1.0, 0.0, 0.3, 1.0, 0.8, 0.0], dtype=torch.float64)
-    leaves = [t.detach().clone().requires_grad_() for t in (x, mask, gain, bias)]
-
-    def ours(*args: Tensor) -> Tensor:
-        return pooled_group_norm(*args, 1e-5, groups)
-
-    found, expected = ours(*leaves), reference_norm(*leaves, groups)
-    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10)
-    direction = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view(found.shape)
-    for one, other in zip(
-        torch.autograd.grad(found, leaves, direction),
-        torch.autograd.grad(expected, leaves, direction),
-        strict=True,
-    ):
-        assert torch.allclose(one, other, rtol=1e-8, atol=1e-9)
-        assert float(one.abs().max()) > 1e-3
-    assert torch.autograd.gradcheck(ours, leaves)
-
-
-def test_gradients_of_pooled_frame_norm() -> None:
-    x, gain, bias = norm_inputs((2, 6, 3, 4), torch.float64)
-    mask = torch.tensor([1.0, 0.0, 0.3, 1.0, 0.8, 0.0], dtype=torch.float64)
-    leaves = [t.detach().clone().requires_grad_() for t in (x, mask, gain, bias)]
-    assert torch.autograd.gradcheck(lambda *args: pooled_frame_norm(*args, 1e-5, 1), leaves)

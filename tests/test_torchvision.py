@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch_pruning as tp
 from architectures import randomised
-from test_other_networks import assert_exact
+from networks import assert_exact
 from torch import Tensor, nn
 
 from sepprune_tp.graph import ChannelGraph, channel_graph

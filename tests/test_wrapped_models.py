@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch_pruning as tp
 from laws import far, keep_by, mixture, pruned_copy
-from test_graph import Net, graph_of, sizes
+from small_nets import Net, graph_of, sizes
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
