@@ -57,7 +57,11 @@ def status(
 ) -> None:
     """Say how many cells of each experiment are measured."""
     for one in map(_found, experiment or names()):
-        typer.echo(f"{one.name:32} {KINDS[one.kind].status(one)}")
+        try:
+            how_far = KINDS[one.kind].status(one)
+        except (ConfigError, SepPruneError) as error:  # its data or dense models are not here
+            how_far = f"cannot run here: {error}"
+        typer.echo(f"{one.name:32} {how_far}")
 
 
 @app.command()

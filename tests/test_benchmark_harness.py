@@ -17,12 +17,13 @@ pytest.importorskip("asteroid", reason="the benchmarks need the extra 'asteroid'
 pytest.importorskip("lightning", reason="the benchmarks need the extra 'train'")
 pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
 
+from benches import tiny_bench, write_recordings
+
 from benchmarks.criteria import CRITERIA, criterion
 from benchmarks.harness import zoo
 from benchmarks.harness.bench import Bench, Cell, decoded, encoded
-from benchmarks.harness.config import Choice, ConfigError, Experiment, Recovery, find, names, read
+from benchmarks.harness.config import ConfigError, find, names, read
 from benchmarks.harness.data import open_corpus
-from benchmarks.harness.dense import load, save, weights_of
 from benchmarks.harness.records import Records
 from benchmarks.harness.running import run_cells
 from benchmarks.kinds import KINDS
@@ -32,10 +33,6 @@ from sepprune_tp.recovery import fingerprint
 CONTRACT = {
     "experiment", "model", "data", "criterion", "budget", "seed", "stage", "si_sdri", "sdri",
     "params", "macs", "seconds", "machine", "versions", "date",
-}  # fmt: skip
-TINY = {
-    "n_src": 2, "n_filters": 16, "kernel_size": 16, "stride": 8, "bn_chan": 8, "hid_chan": 16,
-    "skip_chan": 8, "n_blocks": 2, "n_repeats": 1, "mask_act": "relu", "sample_rate": 8000,
 }  # fmt: skip
 
 
@@ -133,51 +130,13 @@ def test_the_same_key_replaces_and_order_does_not_depend_on_when(tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained-looking tiny model, and synthetic speech in the layout of FSDD."""
-    root = tmp_path_factory.mktemp("bench")
-    recordings = root / "data" / "recordings"
-    recordings.mkdir(parents=True)
-    soundfile = pytest.importorskip("soundfile")
-    generator = torch.Generator().manual_seed(0)
-    for speaker, pitch in (("ann", 200), ("bob", 310)):
-        for index in range(12):
-            time = torch.arange(6000) / 8000
-            tone = torch.sin(6.28 * pitch * time) + 0.2 * torch.randn(6000, generator=generator)
-            soundfile.write(recordings / f"0_{speaker}_{index}.wav", 0.1 * tone.numpy(), 8000)
-    return root
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture
-def bench(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setitem(zoo.MODELS, "tiny", ("asteroid:ConvTasNet", TINY))
-    corpus = open_corpus({"name": "fsdd", "path": str(folder / "data")})
-    checkpoints = tmp_path / "checkpoints"
-    description = {"model": "tiny", "sample_rate": 8000}
-    save(zoo.build("tiny"), weights_of("tiny", "fsdd", checkpoints), description)
-    recoveries = {
-        "pruned": Recovery("pruned"),
-        "recovered": Recovery("recovered", steps=2, batch_size=2, seconds=0.5, precision="32"),
-        "reconstructed": Recovery("reconstructed", first="least squares"),
-        "scratch": Recovery("scratch", fresh=True, steps=1, batch_size=2, seconds=0.5),
-    }
-    experiment = Experiment(
-        "tried",
-        "quality",
-        "Tried",
-        models=("tiny",),
-        budgets=(0.6,),
-        seeds=(0,),
-        criteria=(
-            Choice("ours", "sepprune", {"steps": 4}),
-            Choice("joint", "joint", {"steps": 2}, recoveries=("pruned", "recovered")),
-        ),
-        recoveries=recoveries,
-        test={"mixtures": 3, "seconds": 0.5},
-        options={"dense_from_scratch": True},
-    )
-    dense = load("tiny", "fsdd", checkpoints)
-    return Bench(experiment, dense, corpus, Records(tmp_path / "tried.json"), tmp_path / "work")
+def bench(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return tiny_bench(data, tmp_path, monkeypatch)
 
 
 def test_a_run_measures_each_cell_once_and_goes_on_after_a_kill(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import audible, dense, grid, script, stability
+from . import audible, dense, deploy, grid, script, stability
 from .base import Kind
 
 __all__ = ["KINDS", "Kind"]
@@ -16,6 +16,7 @@ KINDS: dict[str, Kind] = {
     "published": grid.kind("published"),
     "stability": stability.KIND,
     "audible": audible.KIND,
+    "deploy": deploy.KIND,
     "script": script.KIND,
 }
 """By the ``kind`` of a configuration."""

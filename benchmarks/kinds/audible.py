@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness.bench import NO_CHOICE, Bench, Cell
-from benchmarks.harness.config import Experiment, Recovery, find
+from benchmarks.harness.bench import Bench, Cell
+from benchmarks.harness.config import Experiment, find
 from benchmarks.harness.dense import fast_global_norm
 from benchmarks.harness.records import Record, Records, environment
 from benchmarks.harness.running import benches, records_of
@@ -25,6 +25,7 @@ from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.profile import profile
 
 from .base import Kind, Only, wants
+from .cells import key_of, named_cells
 
 __all__ = ["KIND"]
 
@@ -32,42 +33,20 @@ LEVEL = 0.9  # peak of a written WAV file
 HEARD = Path(__file__).resolve().parents[2] / "runs" / "audible"
 
 
-def _cells(experiment: Experiment, source: Experiment) -> Iterator[Cell]:
-    """The dense model, and what the configuration names."""
-    first = source.seeds[0]
-    yield Cell(NO_CHOICE, 1.0, first, Recovery("pruned"))
-    choices = {choice.label: choice for choice in source.criteria}
-    for label, budget, way in experiment.options["cells"]:
-        yield Cell(choices[label], float(budget), first, source.recoveries[way])
-
-
 def _run(experiment: Experiment, only: Only, say: Callable[[str], None]) -> None:
     source = find(experiment.options["of"])
     records = Records(records_of(experiment))
     for bench in benches(source, only.get("model") or ()):
-        for cell in _cells(experiment, source):
+        for cell in named_cells(experiment, source):
             if bench.dense.name not in experiment.models or not wants(only, "seed", cell.seed):
                 continue
-            key = _key(experiment, bench, cell)
+            key = key_of(experiment, bench, cell)
             origin = bench.run(cell)
             if records.find(**key, origin=origin["identity"]):
                 continue
             record = {**key, "origin": origin["identity"], **_measure(experiment, bench, cell)}
             records.replace({**record, **environment()})
             say(f"{bench.dense.name} {cell.choice.label} {cell.budget:.0%} {cell.recovery.name}")
-
-
-def _key(experiment: Experiment, bench: Bench, cell: Cell) -> Record:
-    return {
-        "experiment": experiment.name,
-        "model": bench.dense.name,
-        "data": bench.corpus.name,
-        "criterion": cell.choice.label,
-        "budget": cell.budget,
-        "seed": cell.seed,
-        "recovery": cell.recovery.name,
-        "stage": cell.stage,
-    }
 
 
 def _measure(experiment: Experiment, bench: Bench, cell: Cell) -> Record:

@@ -19,6 +19,7 @@ ORDER = (
     "search",
     "speed",
     "search-cost",
+    "deploy",
     "audible",
     "graph",
     "torchvision",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError, require
 
-__all__ = ["FORMATS", "WRITERS", "Runner", "format_of"]
+__all__ = ["FORMATS", "WRITERS", "Runner", "format_of", "read_exported"]
 
 Runner = Callable[[Tensor], Tensor]
 FORMATS = ("torchscript", "onnx", "pt2")
@@ -44,12 +44,16 @@ def format_of(path: Path, format: str = "") -> str:
 
 def _write_torchscript(model: nn.Module, example: Tensor, path: str, any_length: bool) -> Runner:
     torch.jit.save(torch.jit.trace(model, example, check_trace=False), path)
+    return _read_torchscript(path)
+
+
+def _read_torchscript(path: str) -> Runner:
     loaded: Any = torch.jit.load(path)
     return lambda mixture: loaded(mixture)
 
 
 def _write_onnx(model: nn.Module, example: Tensor, path: str, any_length: bool) -> Runner:
-    runtime = require("onnxruntime", "export", "Exporting to ONNX")
+    require("onnxruntime", "export", "Exporting to ONNX")
     require("onnx", "export", "Exporting to ONNX")
     axes = {"mixture": {0: "B", example.dim() - 1: "T"}, "estimates": {0: "B", 2: "T"}}
     with _no_graph_printed():
@@ -63,6 +67,11 @@ def _write_onnx(model: nn.Module, example: Tensor, path: str, any_length: bool) 
             output_names=["estimates"],
             dynamic_axes=axes if any_length else None,
         )
+    return _read_onnx(path)
+
+
+def _read_onnx(path: str) -> Runner:
+    runtime = require("onnxruntime", "export", "Running ONNX")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -94,6 +103,10 @@ def _write_pt2(model: nn.Module, example: Tensor, path: str, any_length: bool) -
     program = torch.export.export(model, (example,), dynamic_shapes=sizes, strict=False)
     with open(path, "wb") as file:  # by name it insists on an ending
         torch.export.save(program, file)
+    return _read_pt2(path)
+
+
+def _read_pt2(path: str) -> Runner:
     with open(path, "rb") as file:
         loaded: Any = torch.export.load(file).module()
     return lambda mixture: loaded(mixture)
@@ -116,4 +129,25 @@ WRITERS: dict[str, Callable[[nn.Module, Tensor, str, bool], Runner]] = {
     "onnx": _write_onnx,
     "pt2": _write_pt2,
 }
+_READERS: dict[str, Callable[[str], Runner]] = {
+    "torchscript": _read_torchscript,
+    "onnx": _read_onnx,
+    "pt2": _read_pt2,
+}
+
+
+def read_exported(path: str | Path, format: str = "") -> Runner:
+    """Open an exported file of one's own; TorchScript and ``.pt2`` files hold code.
+
+    Args:
+        path: What ``export_model`` wrote.
+        format: As of :func:`format_of`.
+
+    Returns:
+        Mixtures (B, T) or (B, M, T) in, estimates (B, S, T) out; on one thread in onnxruntime, on
+        torch's threads otherwise.
+    """
+    return _READERS[format_of(Path(path), format)](str(path))
+
+
 """For each format: from a model, an example (1, T), a path, and whether sizes should stay open."""
