@@ -6,12 +6,14 @@ No test looks at a clock: times are those of fake machines that are known exactl
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from architectures import SEPARATORS
+from architectures import SEPARATORS, randomised
+from laws import example as example_of
 from torch import Tensor, nn
 
 from sepprune_tp import (
@@ -32,14 +34,17 @@ from sepprune_tp.measure.timing.layers import knots, time_call
 from sepprune_tp.measure.timing.table import TimeTable
 from sepprune_tp.pruner import pruned_copy
 from sepprune_tp.search import masks_for
+from sepprune_tp.search.ranking import smallest
 
 NAME = "ConvTasNet-gLN"
 RATE, EXTRA = 1e-9, 2e-5
 
 
 def macs_timer(layer: nn.Module, x: Tensor) -> float:
-    """A machine that takes 1 ns a MAC."""
+    """A machine that takes 1 ns a MAC, and as much for an input of what cannot be cut."""
     rule: Any = rule_of(layer)
+    if rule is None:
+        return RATE * x.numel()
     with torch.no_grad():
         positions = rule.positions(layer, (x,), layer(x))
     return RATE * float(rule.macs(layer, positions, rule.n_in(layer), rule.n_out(layer)))
@@ -236,6 +241,42 @@ def test_learning_under_a_latency_budget_ends_within_it() -> None:
     assert found.spent["latency"].cost <= 0.85 * resource.dense
     for group, mask in zip(gates.groups, gates.masks().values(), strict=True):
         assert int(mask.sum()) % 2 == 0 or int(mask.sum()) == group.size
+
+
+# -- every architecture ---------------------------------------------------------------------------
+
+
+def every(count: int) -> list[tuple[str, int]]:
+    """Architectures with the numbers of their random budgets."""
+    names = list(SEPARATORS)
+    return [(names[number % len(names)], number) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [pytest.param(*one, marks=[] if one[1] % 4 == 0 else [pytest.mark.slow]) for one in every(100)],
+)
+def test_random_latency_budgets_are_met_on_every_architecture(name: str, number: int) -> None:
+    """None is exceeded; none is missed by more than the tolerance or what whole channels allow."""
+    model = randomised(SEPARATORS[name], 0, torch.float32)
+    gates = GateSet(model, example_of(name))
+    gates.scores = torch.rand(len(gates), generator=torch.Generator().manual_seed(number))
+    resource = with_latency(gates)
+    least = resource.measured(smallest(gates.groups)) / resource.dense
+    share = random.Random(number).uniform(least + 0.005, 1)
+    gates.load_masks(masks_for(gates, Budget(latency=share)))
+    spent = resource.measured(gates.keep) / resource.dense
+    assert spent <= share
+    if spent >= share * (1 - LatencyResource.tolerance):
+        return
+    more = []
+    for group in gates.groups:
+        closed = (~gates.keep[group.gates]).nonzero()
+        if len(closed):
+            keep = gates.keep.clone()
+            keep[group.start + int(closed[0])] = True
+            more.append(resource.measured(keep) / resource.dense)
+    assert min(more) > share
 
 
 # -- widths that the machine likes ----------------------------------------------------------------

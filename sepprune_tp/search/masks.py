@@ -17,7 +17,8 @@ from .selection import select
 
 __all__ = ["Spent", "family", "masks_for", "settled", "spent"]
 
-_TRIES = 12  # pruned copies that are measured for one budget
+_TRIES = 12  # predictions for one budget, each measured on a pruned copy
+_TOPS = 8  # more, each with one more step of channels, where those leave too much free
 _AIM = 0.5  # where between bound and tolerance a prediction is aimed
 
 
@@ -125,6 +126,7 @@ def settled(
     least = ranking.keep(ranking.least)
     limits.check_reachable(least, len(gates.groups))
     best, best_left = least, 1.0
+    known: dict[bytes, list[float]] = {}
     factors = [1.0] * len(limits)
     brackets = [_Bracket() for _ in factors]
     for _ in range(_TRIES):
@@ -132,17 +134,38 @@ def settled(
             keep = _chosen(gates, limits.scaled(factors), steps, floor)
         except BudgetError:  # the least is predicted to cost more than it does
             keep = least
-        left = [entry.left for entry in spent(limits, keep).values()]
+        key = keep.numpy().tobytes()
+        if key not in known:
+            known[key] = [entry.left for entry in spent(limits, keep).values()]
+        left = known[key]
         if 0 <= min(left) < best_left:
             best, best_left = keep, min(left)
         close = any(s <= e.resource.tolerance for s, e in zip(left, limits.entries, strict=True))
         if min(left) >= 0 and (close or bool(keep.all())):
-            break
+            return keep
         for index, limit in enumerate(limits.entries):
             if limit.resource.predicted:
                 aim = 1 - _AIM * limit.resource.tolerance
                 factors[index] = brackets[index].next(factors[index], left[index], aim)
-    return best
+    return _topped(ranking, limits, best)
+
+
+def _topped(ranking: Ranking, limits: Limits, keep: Tensor) -> Tensor:
+    """Add steps of channels that are measured to fit, the best first."""
+    counts, passed, full = ranking.counts(keep), ranking.least.clone(), set[int]()
+    tries = 0
+    for group in ranking.group.tolist():
+        passed[group] += 1
+        if passed[group] <= counts[group] or group in full or tries == _TOPS:
+            continue
+        tries += 1
+        counts[group] += 1
+        if all(entry.left >= 0 for entry in spent(limits, ranking.keep(counts)).values()):
+            keep = ranking.keep(counts)
+        else:
+            counts[group] -= 1
+            full.add(group)
+    return keep
 
 
 def spent(limits: Limits, keep: Tensor) -> dict[str, Spent]:

@@ -81,6 +81,11 @@ class Ranking:
         """Counts (G,) of the least and the best ``length`` bundles after them."""
         return self.least + torch.bincount(self.group[:length], minlength=len(self.least))
 
+    def counts(self, keep: Tensor) -> Tensor:
+        """Counts (G,) of masks (N,) that :meth:`keep` gave."""
+        turns = torch.where(keep.cpu(), self._turn + 1, 0)
+        return torch.zeros_like(self.least).scatter_reduce(0, self._group, turns, "amax")
+
     def scores_of(self, group: int) -> Tensor:
         """Scores of the bundles of a group after its least, the best first."""
         return self.score[self.group == group]
