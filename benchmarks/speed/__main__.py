@@ -2,11 +2,13 @@
 
 Latency of one mixture, of a chunk of a stream, and peak memory, for the models of the FSDD
 benchmark, or with ``--full`` for the same classes at Asteroid's default sizes. Models are pruned by
-random scores to a share of the MACs (what is measured depends on widths only), or read from files;
-`optimised` is after `optimize_for_inference`, `recorded` after the same with ``record=True``; the
-dense baseline gets both, too.
+random scores to a share of the MACs (what is measured depends on widths only), by the masks that a
+criterion of the experiment `quality` learned, or read from files; `optimised` is after
+`optimize_for_inference`, `recorded` after the same with ``record=True``; the dense baseline gets
+both, too.
 
 Usage: python -m benchmarks.speed run; python -m benchmarks.speed table
+       python -m benchmarks.speed run --learned sepprune/lookahead
        python -m benchmarks.speed run --model ConvTasNet --pruned pruned.safetensors
 """
 
@@ -21,7 +23,10 @@ import typer
 from asteroid import models
 from torch import Tensor, nn
 
+from benchmarks.harness.bench import Cell
+from benchmarks.harness.config import ConfigError, find
 from benchmarks.harness.records import Records, environment, write_atomically
+from benchmarks.harness.running import benches
 from benchmarks.harness.zoo import build
 from benchmarks.speed.table import page
 from sepprune_tp import (
@@ -82,13 +87,23 @@ def pruned_by_chance(dense: nn.Module, budget: float, scope: str, seed: int) -> 
     return found
 
 
-def variants(dense: nn.Module, budget: float, scope: str, seed: int, file: Path | None) -> Variants:
+def learned(name: str, criterion: str, budget: float, seed: int) -> Variants:
+    """The dense model of the FSDD benchmark, and the one that the masks of a record make of it.
+
+    Raises:
+        ConfigError: If the experiment has no such criterion.
+    """
+    experiment = find("quality")
+    choices = {choice.label: choice for choice in experiment.criteria}
+    if criterion not in choices:
+        raise ConfigError(f"{experiment.name} has no {criterion!r}; it has {', '.join(choices)}")
+    (bench,) = benches(experiment, [name])
+    cell = Cell(choices[criterion], budget, seed, experiment.recoveries["pruned"])
+    return {"dense": bench.dense.model, "pruned": bench.model(cell)}
+
+
+def in_all_states(found: Variants) -> Variants:
     """Everything that takes turns, the dense model first."""
-    found = {"dense": dense}
-    if file is None:
-        found |= pruned_by_chance(dense, budget, scope, seed)
-    else:
-        found["pruned"] = load_pruned(file)
     states = {
         f"{key} {state}": optimize_for_inference(one, noise(1.0), record=state == "recorded")
         for state in ("optimised", "recorded")
@@ -106,6 +121,9 @@ def run(
     pruned: Annotated[
         Path | None, typer.Option(help="A pruned model (with --model) in place of random masks.")
     ] = None,
+    masks_of: Annotated[
+        str, typer.Option("--learned", help="Masks of this criterion of `quality`, likewise.")
+    ] = "",
     seconds: Annotated[str, typer.Option(help="Lengths of the mixtures.")] = "1,4,16",
     chunks: Annotated[str, typer.Option(help="Lengths of chunks of a stream.")] = "0.032,0.1",
     threads: Annotated[str, typer.Option(help="Numbers of threads.")] = "1,2",
@@ -116,18 +134,27 @@ def run(
     """Measure, and write the table."""
     if pruned is not None and not model:
         raise typer.BadParameter("--pruned needs --model: the dense model that it was made from")
+    if masks_of and (full or pruned is not None):
+        raise typer.BadParameter("--learned goes without --full and --pruned")
     records = Records(results, KEYS)
     for name in [model] if model else MODELS:
         began = time.perf_counter()
         torch.set_num_threads(1)
-        turns = variants(dense_model(name, full), budget, scope, seed, pruned)
+        if masks_of:
+            made = learned(name, masks_of, budget, seed)
+        elif pruned is not None:
+            made = {"dense": dense_model(name, full), "pruned": load_pruned(pruned)}
+        else:
+            dense = dense_model(name, full)
+            made = {"dense": dense, **pruned_by_chance(dense, budget, scope, seed)}
+        turns = in_all_states(made)
         costs = {key: _costs(one) for key, one in turns.items()}
         common = {
             "experiment": "speed",
             "model": f"{name}, default size" if full else name,
             "data": "noise",
-            "criterion": "random" if pruned is None else "file",
-            "source": f"random, {scope}, seed {seed}" if pruned is None else pruned.name,
+            "criterion": masks_of or ("random" if pruned is None else "file"),
+            "source": _source(masks_of, pruned, scope, seed),
             "budget": budget,
             "seed": seed,
             "runs": runs,
@@ -143,6 +170,13 @@ def run(
         )
         typer.echo(f"{name}: {took:.0f} s")
     table(results)
+
+
+def _source(masks_of: str, pruned: Path | None, scope: str, seed: int) -> str:
+    """Where the masks are from."""
+    if masks_of:
+        return f"{masks_of}, seed {seed}"
+    return f"random, {scope}, seed {seed}" if pruned is None else pruned.name
 
 
 def _costs(model: nn.Module) -> dict[str, Any]:
