@@ -155,6 +155,9 @@ def test_a_recipe_prunes_and_recovers(
     assert [float(row["prune/macs"]) for row in found] == [small.macs]
     losses = [float(row["val_loss"]) for row in rows(tmp_path) if row["val_loss"]]
     assert len(losses) == 3 and losses[-1] < losses[0]
+    assert callback.search is not None
+    searched = [row["prune/search_loss"] for row in rows(tmp_path) if row["prune/search_loss"]]
+    assert [float(text) for text in searched] == [r["loss"] for r in callback.search.history]
 
 
 def test_pruning_later_forgets_the_dense_scores(tmp_path: Path) -> None:

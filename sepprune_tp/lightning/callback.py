@@ -241,7 +241,10 @@ class PruneCallback:
         forget_scores(trainer)
         epoch = trainer.current_epoch
         self.pruned = Pruned(epoch, left.params, left.macs, dense.params, dense.macs, kept)
+        assert self.search is not None
         for logger in trainer.loggers:
+            for step, record in enumerate(self.search.history):
+                logger.log_metrics({f"prune/search_{k}": v for k, v in record.items()}, step=step)
             logger.log_metrics(self.pruned.metrics(), step=trainer.global_step)
         tell(trainer, str(self.pruned))
         self._teach(module)
