@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MUTATIONS", "Mutation"]
+__all__ = ["WRONG", "Wrong"]
 
 GRAPH = (
     "test_graph.py",
@@ -17,7 +17,7 @@ GATES = ("test_search.py", "test_lookahead.py", "test_invariants.py")
 
 
 @dataclass(frozen=True)
-class Mutation:
+class Wrong:
     """A wrong version of a line.
 
     Attributes:
@@ -36,15 +36,15 @@ class Mutation:
         return f"{self.file}: {self.right.strip().splitlines()[0][:60]}"
 
 
-def _graph(file: str, right: str, wrong: str) -> Mutation:
-    return Mutation(f"graph/{file}.py", right, wrong, GRAPH + NETWORKS)
+def _graph(file: str, right: str, wrong: str) -> Wrong:
+    return Wrong(f"graph/{file}.py", right, wrong, GRAPH + NETWORKS)
 
 
-def _gates(file: str, right: str, wrong: str) -> Mutation:
-    return Mutation(f"gates/{file}.py", right, wrong, (*GATES, *NETWORKS[:1], "test_budgets.py"))
+def _gates(file: str, right: str, wrong: str) -> Wrong:
+    return Wrong(f"gates/{file}.py", right, wrong, (*GATES, *NETWORKS[:1], "test_budgets.py"))
 
 
-MUTATIONS = [
+WRONG = [
     # -- labels: what goes together ----------------------------------------------------------------
     _graph("labels", "self._parent[high] = low", "self._parent[max(one, other)] = min(one, other)"),
     _graph("labels", "for reasons in (self._reason, self._ungated):", "for reasons in ():"),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import MUTATIONS, Mutation
+from wrong_lines import WRONG, Wrong
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("sepprune_tp", "tests", "benchmarks")
@@ -42,22 +42,22 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_what_is_to_be_changed_is_there_once(mutation: Mutation) -> None:
-    text = (ROOT / "sepprune_tp" / mutation.file).read_text()
-    assert text.count(mutation.right) == 1
-    changed = text.replace(mutation.right, mutation.wrong)
-    compile(changed, mutation.file, "exec")
+@pytest.mark.parametrize("line", WRONG, ids=str)
+def test_what_is_to_be_changed_is_there_once(line: Wrong) -> None:
+    text = (ROOT / "sepprune_tp" / line.file).read_text()
+    assert text.count(line.right) == 1
+    changed = text.replace(line.right, line.wrong)
+    compile(changed, line.file, "exec")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_a_wrong_line_is_noticed(mutation: Mutation, tree: Path) -> None:
+@pytest.mark.parametrize("line", WRONG, ids=str)
+def test_a_wrong_line_is_noticed(line: Wrong, tree: Path) -> None:
     pytest.importorskip("asteroid", reason="most of what is tried needs the extra 'asteroid'")
-    path = tree / "sepprune_tp" / mutation.file
-    path.write_text(path.read_text().replace(mutation.right, mutation.wrong))
-    for file in mutation.tests:
+    path = tree / "sepprune_tp" / line.file
+    path.write_text(path.read_text().replace(line.right, line.wrong))
+    for file in line.tests:
         done = tried(tree, file)
         if done.returncode == 1:
             return
@@ -68,7 +68,7 @@ def test_a_wrong_line_is_noticed(mutation: Mutation, tree: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_right_lines_pass_in_such_a_tree(tree: Path) -> None:
-    """The control: what is noticed above is the mutation, not the copy."""
-    for file in dict.fromkeys(file for mutation in MUTATIONS for file in mutation.tests):
+    """The control: what is noticed above is the line, not the copy."""
+    for file in dict.fromkeys(file for line in WRONG for file in line.tests):
         done = tried(tree, file)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
