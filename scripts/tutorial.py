@@ -35,7 +35,7 @@ PAGE = ROOT / "docs" / "tutorial.md"
 LIMIT = 600  # seconds that one block may take
 WIDTH = 88  # columns of the terminal
 BEGIN, END = "<!-- output: begin -->", "<!-- output: end -->"
-MACHINE = re.compile(r"(<!-- machine: begin -->\n).*?(\n<!-- machine: end -->)", re.DOTALL)
+MACHINE = re.compile(r"(<!-- machine: begin -->\n).*?(<!-- machine: end -->)", re.DOTALL)
 BLOCK = re.compile(
     r"<!-- (?P<kind>file|run)(?:: (?P<how>[^\n]*?))? -->\n"
     r"(?:<!-- show: (?P<first>\d+) first, (?P<last>\d+) last -->\n)?"
@@ -43,6 +43,7 @@ BLOCK = re.compile(
     rf"(?:\n{BEGIN}\n(?P<output>.*?){END}\n)?",
     re.DOTALL,
 )
+BAR = re.compile(r"\d+%\|")  # a progress bar: of several lines the first and the last are kept
 KILLED = re.compile(r"killed after (\d+) writes of (\S+)")
 
 
@@ -122,8 +123,8 @@ def run_page(page: str, folder: Path) -> str:
         pieces.append(f"\n{BEGIN}\n```text\n{shown}```\n{END}\n")
     took = time.monotonic() - began
     print(f"{took:5.0f} s  in all", file=sys.stderr)
-    machine = f"{took / 60:.0f} minutes on {_machine()}"
-    return MACHINE.sub(rf"\g<1>{machine}\g<2>", "".join(pieces) + page[last:])
+    machine = f"This run took {took:.0f} s on a machine with {_machine()}."
+    return MACHINE.sub(rf"\g<1>{machine}\n\g<2>", "".join(pieces) + page[last:])
 
 
 def _environment(tools: Path) -> dict[str, str]:
@@ -164,7 +165,7 @@ def _run(step: Step, work: Path, environment: dict[str, str]) -> str:
             raise
     text = log.read_text(errors="replace")
     if killing:
-        return f"{text}[ended by signal {-code}]\n"
+        return f"{text}\n[ended by signal {-code}]\n"
     if (code != 0) != (step.how == "fails"):
         raise TutorialError(f"Ended with {code}:\n{step.code}\n{text[-4000:]}")
     return text
@@ -187,7 +188,10 @@ def _wait_for_writes(path: Path, count: int, process: subprocess.Popen[bytes]) -
 def _clean(text: str, work: Path) -> str:
     """An output as a terminal shows it at last: no redrawn lines, no colours, no long paths."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r\n", "\n")
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    bars = [n for n, line in enumerate(lines) if BAR.search(line)]
+    between = set(bars[1:-1])
+    lines = [line for n, line in enumerate(lines) if n not in between]
     kept = [line for n, line in enumerate(lines) if line or (n and lines[n - 1])]
     return "\n".join(kept).strip("\n").replace(str(work), "~/tutorial") + "\n"
 
@@ -213,7 +217,7 @@ def words_of(page: str) -> list[str]:
     """The outputs of a page without what differs between runs and machines: all numbers."""
     outputs = "\n".join(step.output or "" for step in steps_of(page))
     numbers = re.compile(r"-?\d[\d,.]*(?:e[-+]?\d+)?%?")
-    lines = (numbers.sub("#", line) for line in outputs.splitlines())
+    lines = (numbers.sub("#", s) for s in outputs.splitlines() if not BAR.search(s))
     plain = (re.sub(r"[─━╭╮╰╯┏┓┗┛┡┩└┘├┤┼┬┴╇╈]+", "-", line) for line in lines)
     return [re.sub(r"\s+", " ", line).strip() for line in plain]
 

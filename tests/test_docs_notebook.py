@@ -15,7 +15,7 @@ from pages import links_of
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "listen.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text())["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
-FEW = "SEARCH_STEPS, RECOVERY_STEPS = 4, 4"
+FEW = "SEARCH_STEPS, RECOVERY_STEPS, SECONDS = 4, 4, 0.5"
 
 
 class Shown:
