@@ -33,7 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
 LIMIT = 600  # seconds that one block may take
-WIDTH = 88  # columns of the terminal
+WIDTH = 100  # columns of the terminal
 BEGIN, END = "<!-- output: begin -->", "<!-- output: end -->"
 MACHINE = re.compile(r"(<!-- machine: begin -->\n).*?(<!-- machine: end -->)", re.DOTALL)
 BLOCK = re.compile(
