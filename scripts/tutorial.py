@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,10 +161,11 @@ def _run(step: Step, work: Path, environment: dict[str, str]) -> str:
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait(timeout=LIMIT)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-    text = log.read_text(errors="replace")
+    text = log.read_bytes().decode(errors="replace")
     if killing:
         return f"{text}\n[ended by signal {-code}]\n"
     if (code != 0) != (step.how == "fails"):
@@ -186,9 +188,9 @@ def _wait_for_writes(path: Path, count: int, process: subprocess.Popen[bytes]) -
 
 
 def _clean(text: str, work: Path) -> str:
-    """An output as a terminal shows it at last: no redrawn lines, no colours, no long paths."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r\n", "\n")
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    """An output without colours, long paths and the times that a progress bar is redrawn."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    lines = [line.rstrip() for line in re.split(r"\r?\n|\r", text)]
     bars = [n for n, line in enumerate(lines) if BAR.search(line)]
     between = set(bars[1:-1])
     lines = [line for n, line in enumerate(lines) if n not in between]
