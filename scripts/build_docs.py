@@ -105,12 +105,25 @@ def _with_mathml(text: str) -> str:
     """Equations as MathML."""
 
     def display(match: re.Match[str]) -> str:
-        return f"<div>{convert(match[1].strip(), display='block')}</div>"
+        return f"<div>{_mathml(match[1].strip(), 'block')}</div>"
+
+    def inline(match: re.Match[str]) -> str:
+        return _mathml(match[1], "inline")
 
     pieces = FENCE.split(DISPLAY.sub(display, text))
-    return "".join(
-        p if n % 2 else INLINE.sub(lambda m: convert(m[1]), p) for n, p in enumerate(pieces)
-    )
+    return "".join(p if n % 2 else INLINE.sub(inline, p) for n, p in enumerate(pieces))
+
+
+def _mathml(formula: str, display: str) -> str:
+    """One equation.
+
+    Raises:
+        ValueError: If it has a command that the converter does not know.
+    """
+    found = convert(formula, display=display)
+    if "\\" in found:
+        raise ValueError(f"There is no MathML for a command in {formula!r}.")
+    return found
 
 
 def _notebook(source: Path) -> str:
