@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow results lint format clean
+.PHONY: help install demo test slow results docs tutorial lint format clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -31,6 +31,16 @@ slow: $(STAMP) ## Run the tests that are slow.
 
 results: $(STAMP) ## Write benchmarks/RESULTS.md and its plots again from the records.
 	$(BIN)/python -m benchmarks results
+
+docs: $(VENV)/.docs ## Build the pages and the reference into build/docs.
+	$(BIN)/python scripts/build_docs.py
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install -e '.[docs]'
+	touch $@
+
+tutorial: $(STAMP) ## Run docs/tutorial.md and write its outputs into it again.
+	$(BIN)/python scripts/tutorial.py
 
 lint: $(STAMP) ## Check style, format and types.
 	$(BIN)/ruff check .

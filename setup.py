@@ -79,6 +79,14 @@ EXTRAS = {
         # Perceived quality (ITU-T P.862); built from source, which needs a C compiler.
         "pesq>=0.0.4,<0.1",
     ],
+    "docs": [
+        # Renders the pages of docs/ with search and navigation, from files alone; brings mkdocs.
+        "mkdocs-material>=9.5,<10",
+        # Makes the reference of our docstrings, without importing what they document.
+        "mkdocstrings[python]>=1.0,<2",
+        # Turns equations into MathML, so that the pages load no script for them.
+        "latex2mathml>=3.77,<4",
+    ],
     "test": [
         # Reads the configurations of the benchmarks, which the tests try.
         "pyyaml>=6,<7",
@@ -99,7 +107,7 @@ EXTRAS = {
     ],
 }
 # Everything that a user of models can ask for; it needs no compiler.
-OPTED = ("benchmark", "test")
+OPTED = ("benchmark", "docs", "test")
 EXTRAS["all"] = sorted({need for name in EXTRAS if name not in OPTED for need in EXTRAS[name]})
 
 setup(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -445,16 +444,6 @@ def test_trainers_that_cannot_go_on_are_refused() -> None:
         given = SimpleNamespace(strategy=strategy, world_size=2, callbacks=[])
         with pytest.raises(InputError, match=f"under {type(strategy).__name__}.*{text}"):
             check_trainer(given)
-
-
-def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (example,) = [block for block in blocks if "PruneCallback" in block]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(vars(PruneCallback)["__init__"].__kwdefaults__, "search_steps", 20)
-    names: dict[str, Any] = {"system": system()}
-    exec(example, names)
-    assert names["prune"].pruned.macs <= 0.5 * names["prune"].pruned.dense_macs
 
 
 def test_importing_it_imports_no_lightning() -> None:

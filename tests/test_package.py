@@ -134,25 +134,3 @@ def test_version_is_one_and_the_same(wheel: Path) -> None:
     from sepprune_tp.version import __version__
 
     assert wheel.name.startswith(f"sepprune_tp-{__version__}-")
-
-
-def readme_examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-@pytest.mark.parametrize("number", range(2))
-def test_readme_example_runs(number: int, tmp_path: Path) -> None:
-    for extra in ("asteroid", "safetensors", "soundfile"):
-        pytest.importorskip(extra)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", readme_examples()[number]],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert run.returncode == 0, run.stderr
-    if number == 0:
-        assert 0 < float(run.stdout.split()[-1]) <= 0.5
