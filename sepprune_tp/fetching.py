@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from sepprune_tp.errors import CheckpointError, InputError, require
+from sepprune_tp.extent import short
 
 __all__ = ["Fetched", "fetch", "is_hub_name", "is_url"]
 
 OURS = "model.safetensors"
 """Name of a model of ours in a repository of the Hugging Face hub."""
+LARGEST = 1 << 33
+"""Bytes that no model has; a server may go on for ever."""
 TIMEOUT = 10.0
 """Seconds that a server has for its answer."""
 _NAME = re.compile(r"[\w.-]+/[^/\\:@\s]+(@[\w./-]+)?")
@@ -207,7 +210,7 @@ def _from_url(url: str, source: str, asteroid: Any, hub: Any) -> Path:
             raise InputError("HF_HUB_OFFLINE is set")
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(url, target)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise CheckpointError(
             f"{source} is not in Asteroid's cache, and {url} cannot be downloaded "
             f"({_first_line(error)}). Where there is a network, download it and give that file "
@@ -225,8 +228,11 @@ def _download(url: str, target: Path) -> None:
             urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
             os.fdopen(handle, "wb") as f,
         ):
-            shutil.copyfileobj(answer, f)
             told = answer.headers.get("Content-Length")
+            while part := answer.read(1 << 20):
+                f.write(part)
+                if f.tell() > LARGEST:
+                    raise OSError(f"it is larger than {LARGEST} bytes, which no model is")
             if told is not None and f.tell() != int(told):
                 raise OSError(f"it ended after {f.tell()} of {told} bytes")
         os.replace(scratch, target)
@@ -236,4 +242,4 @@ def _download(url: str, target: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return short((str(error).strip() or type(error).__name__).splitlines()[0])

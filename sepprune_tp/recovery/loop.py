@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError, require
+from sepprune_tp.extent import short
 from sepprune_tp.launching import launched
 from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
+from sepprune_tp.safe_pickle import read_plain
 from sepprune_tp.search.sharing import Part
+from sepprune_tp.states import check_like, load_optimizer, load_plateau, same
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -70,13 +73,18 @@ class RunState:
         old, new = (
             {k: v for k, v in s.items() if k not in MAY_CHANGE} for s in (state.settings, settings)
         )
-        if old != new or state.fingerprint != fingerprint:
-            changed = ", ".join(k for k in new if new[k] != old.get(k)) or "the model's weights"
+        if not same(old, new) or not same(state.fingerprint, fingerprint):
+            differing = [k for k in new if not same(new[k], old.get(k))]
+            changed = ", ".join(differing) or "the model's weights"
             raise CheckpointError(
                 f"{path} is of another run: {changed} differ(s). Pass resume=False to overwrite "
                 "it, or another checkpoint_dir."
             )
-        model.load_state_dict(state.weights)
+        try:
+            state.check(model)
+            model.load_state_dict(state.weights)
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(_unusable(path, error)) from error
         state.settings, state.stopped = settings, ""
         return state
 
@@ -84,21 +92,56 @@ class RunState:
     def _load(cls, path: Path) -> RunState:
         """Read a file that :meth:`save` wrote, executing no pickle."""
         try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
+            values = read_plain(path)
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
-            return cls(**values)
-        except Exception as error:
-            raise CheckpointError(
-                f"Cannot resume from {path}: {error}. It is truncated, of another version or not "
-                "a recovery checkpoint. Delete it, or pass resume=False to overwrite it."
-            ) from error
+            state = cls(**values)
+            if not isinstance(state.settings, dict):
+                raise ValueError("its settings are none")
+            return state
+        except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(_unusable(path, error)) from error
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse what no recovery of this model wrote.
+
+        Raises:
+            ValueError: If so.
+        """
+        own = model.state_dict()
+        for weights in (self.weights, self.best):
+            if not isinstance(weights, Mapping) or weights.keys() != own.keys():
+                raise ValueError("its weights are not those of the model")
+            for name, value in own.items():
+                if isinstance(value, Tensor):
+                    check_like(name, weights[name], value)
+        figures = {"step": int, "stale": int, "seconds": float, "stopped": str, "history": list}
+        for name, kind in figures.items():
+            if type(getattr(self, name)) is not kind:
+                raise ValueError(f"its {name} is no {kind.__name__}")
+        known = {"step", "seconds", "lr", "val_loss", "si_sdr"}
+        if min(self.step, self.stale, self.seconds) < 0 or not all(
+            isinstance(record, dict)
+            and known <= record.keys()
+            and all(isinstance(value, (int, float)) for value in record.values())
+            for record in self.history
+        ):
+            raise ValueError("its history is not one of validations")
+        if not all(isinstance(part, dict) for part in (self.optimizer, self.plateau)):
+            raise ValueError("its optimiser has no state")
 
     def save(self, folder: Path) -> None:
         """Write ``last.pt`` and ``best.pt``, each to a temporary name first."""
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "last.pt", {f.name: getattr(self, f.name) for f in fields(self)})
         write(folder / "best.pt", self.best)
+
+
+def _unusable(path: object, error: Exception) -> str:
+    return (
+        f"Cannot resume from {path}: {short(error, 600)}. It is truncated, of another version or "
+        "not a recovery checkpoint. Delete it, or pass resume=False to overwrite it."
+    )
 
 
 def write(path: Path, value: Any) -> None:
@@ -180,8 +223,11 @@ class RecoveryModule(lightning.LightningModule):
             threshold_mode="abs",
         )
         if self.state.optimizer:
-            optimizer.load_state_dict(self.state.optimizer)
-            self._plateau.load_state_dict(self.state.plateau)
+            try:
+                load_optimizer(optimizer, self.state.optimizer)
+                load_plateau(self._plateau, self.state.plateau)
+            except (ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(_unusable(self.folder, error)) from error
         return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
