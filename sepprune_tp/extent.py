@@ -42,5 +42,8 @@ def _inside(value: Any) -> list[Any]:
 
 def short(text: object, most: int = 200) -> str:
     """A text from a file as a message shows it: on one line, and not too long."""
-    line = " ".join(str(text).split())
+    try:
+        line = " ".join(str(text).split())
+    except (ValueError, RecursionError):  # an integer of thousands of digits; deep nesting
+        line = f"({type(text).__name__})"
     return line if len(line) <= most else f"{line[:most]}..."

@@ -44,11 +44,16 @@ def build_skeleton(architecture: dict[str, Any], where: str, room: Room | None =
         CheckpointError: If the class is not one that can be built from its arguments.
     """
     if architecture.get("family") == "asteroid":
-        name, args = str(architecture.get("name")), dict(architecture.get("args") or {})
+        name, args = architecture.get("name"), architecture.get("args") or {}
+        if not isinstance(name, str) or not isinstance(args, dict):
+            raise CheckpointError(
+                f"{where} does not describe its model by name and arguments: it was damaged. Write "
+                "it again with save_pruned."
+            )
         return build_asteroid(name, args, where, room)
     raise CheckpointError(
         f"{where} holds a {short(architecture.get('name'), 120)}, which is not an Asteroid "
         "model: only its shapes and tensors are stored. Build it as it was before pruning and pass "
-        "it: load_pruned(path, model=MyModel(...)), or in a command FILE@module:function, which builds "
-        "it"
+        "it: load_pruned(path, model=MyModel(...)), or in a command FILE@module:function, which "
+        "builds it"
     )

@@ -114,7 +114,7 @@ def _read(conf: Any, where: str) -> _Found:
         )
     holders = [conf, *(_mapping(conf.get(key)) for key in _CONFIGS)]
     names = (h.get("model_name") for h in holders)
-    name = next((name for name in names if name and isinstance(name, str)), None)
+    name = next((name for name in names if isinstance(name, str) and name), None)
     args = next((a for a in map(_args_in, holders) if a), None)
     weights = conf.get("state_dict")
     if not isinstance(weights, Mapping) or args is None:

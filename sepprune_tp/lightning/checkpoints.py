@@ -121,8 +121,8 @@ def _read(path: str | Path) -> dict[str, Any]:
         checkpoint = read_plain(Path(path))
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error} Or, where it is a checkpoint of Lightning's that holds objects and you trust "
-            "it, pass what torch.load(path, weights_only=False) returns."
+            f"Cannot read {path} as a checkpoint of Lightning: {error} Or pass what "
+            "torch.load(path, weights_only=False) returns."
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(

@@ -28,7 +28,7 @@ _REACH = 10
 _UNKNOWN = 0xFFFFFFFF
 _CHUNKS = 1000
 """Parts of a WAV file before its samples; some programs write a dozen."""
-_HOUR, _SPARSE = 3600, 100
+_HOUR, _SPARSE = 3600, 1000
 """From an hour on, a recording of speech has at least so many bits a second, however packed."""
 _FINEST = 1 << 16
 """Largest factor of a resampling; 44.1 kHz to 8 kHz has 441 and 80."""
