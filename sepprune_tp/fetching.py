@@ -28,6 +28,7 @@ LARGEST = 1 << 33
 TIMEOUT = 10.0
 """Seconds that a server has for its answer."""
 _NAME = re.compile(r"[\w.-]+/[^/\\:@\s]+(@[\w./-]+)?")
+_PLAIN = re.compile(r"\w[\w.+=-]{0,199}")
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".th", ".tar", ".safetensors", ".onnx", ".pkl", ".zip")
 
 
@@ -136,8 +137,11 @@ def _cached(
 ) -> Path | None:
     for cache in caches:
         for file in files:
-            found = hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
-            if isinstance(found, str):
+            try:
+                found = hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
+            except (OSError, ValueError):  # a reference that is none
+                continue
+            if isinstance(found, str) and Path(found).resolve().is_relative_to(cache.resolve()):
                 return Path(found)
     return None
 
@@ -153,10 +157,13 @@ def _downloaded(
     for file in files:
         url = hub.hf_hub_url(name, file, revision=revision)
         try:
-            hub.get_hf_file_metadata(url, timeout=TIMEOUT)
+            told = hub.get_hf_file_metadata(url, timeout=TIMEOUT)
         except hub.errors.EntryNotFoundError as error:
             missing = error
             continue
+        # They become names of files in the cache, and huggingface_hub takes them as they are.
+        if not _PLAIN.fullmatch(told.etag or "") or not _PLAIN.fullmatch(told.commit_hash or ""):
+            raise OSError("it names a version in a way that no hub does")
         options = {"revision": revision, "etag_timeout": TIMEOUT, "cache_dir": cache}
         return Path(hub.hf_hub_download(name, file, **options))
     raise missing or hub.errors.EntryNotFoundError(name)
@@ -225,8 +232,8 @@ def _download(url: str, target: Path) -> None:
     handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
     try:
         with (
-            urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
             os.fdopen(handle, "wb") as f,
+            urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
         ):
             told = answer.headers.get("Content-Length")
             while part := answer.read(1 << 20):

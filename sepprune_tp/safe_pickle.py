@@ -130,10 +130,11 @@ class _Archive:
 def _read_legacy(file: IO[bytes]) -> Any:
     """Pickles (a number to know them by, a version, a machine, the content), then storages."""
     size = os.fstat(file.fileno()).st_size
-    if read_pickle(file, _none) != _LEGACY:
+    bounded: Any = _Bounded(file, size)
+    if read_pickle(bounded, _none) != _LEGACY:
         raise Refused("it is not a file of torch.save")
-    read_pickle(file, _none)
-    read_pickle(file, _none)
+    read_pickle(bounded, _none)
+    read_pickle(bounded, _none)
     spend, claim = _spender(size), _spender(size, often=1, free=0)
     storages: dict[str, tuple[Storage, bytearray]] = {}
 
@@ -150,8 +151,8 @@ def _read_legacy(file: IO[bytes]) -> Any:
             raise Refused(f"the storage {key[:40]} is said to be two things")
         return found
 
-    content = read_pickle(file, storage)
-    keys = read_pickle(file, _none)
+    content = read_pickle(bounded, storage)
+    keys = read_pickle(bounded, _none)
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
         raise Refused("its storages are not those that it lists")
     for key in map(str, keys):
@@ -160,6 +161,17 @@ def _read_legacy(file: IO[bytes]) -> Any:
         if count != found.data.numel() or file.readinto(data) != len(data):  # type: ignore[attr-defined]
             raise Refused("it is truncated")
     return content
+
+
+class _Bounded:
+    """A file that is not asked for more than it has: that would be allocated first."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+        self.readline, self.tell = file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, self._size - self._file.tell()))
 
 
 def _description(said: tuple[Any, ...]) -> tuple[torch.dtype, str, int]:

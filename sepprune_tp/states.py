@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_like", "load_optimizer", "load_plateau", "same"]
+__all__ = ["check_like", "load_adam", "load_plateau", "same"]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -30,11 +30,11 @@ def check_like(name: str, given: Any, own: Tensor) -> None:
         raise ValueError(f"'{name}' is a tensor of {told}; here {tuple(own.shape)}, {own.dtype}")
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Put an optimiser where a file says, if that is where such an optimiser can be.
+def load_adam(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Put Adam where a file says, if that is where it can be.
 
     Args:
-        optimizer: With the parameters and options of the run that wrote the state.
+        optimizer: Adam, with the parameters and options of the run that wrote the state.
         state: What its ``state_dict()`` gave then.
 
     Raises:
@@ -53,10 +53,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     for number, values in held.items() if isinstance(held, Mapping) else [(None, None)]:
         if number not in numbers or not isinstance(values, Mapping):
             raise ValueError("the state is of other parameters")
-        shape = parameters[numbers.index(number)].shape
-        for name, value in values.items():
-            if not isinstance(value, Tensor) or value.shape not in (shape, torch.Size()):
-                raise ValueError(f"'{name}' in the state of a parameter is of another shape")
+        own_shape = parameters[numbers.index(number)].shape
+        shapes = {"step": torch.Size(), "exp_avg": own_shape, "exp_avg_sq": own_shape}
+        if values.keys() != shapes.keys() or not all(
+            isinstance(values[name], Tensor)
+            and values[name].is_floating_point()
+            and values[name].shape == shape
+            for name, shape in shapes.items()
+        ):
+            raise ValueError("the state of a parameter is none of Adam's")
     optimizer.load_state_dict(dict(state))
 
 

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import resource
+import shutil
 import signal
 import tempfile
 import traceback
@@ -94,6 +95,9 @@ def hunt(reader: Reader, folder: Path, count: int, seed: int = 0) -> Counts:
                 came, _ = "something in the file was executed", MARK.rmdir()
             elif left:
                 came = f"left behind: {left}"
+                for path in left:
+                    shutil.rmtree(path, ignore_errors=True)
+                    path.unlink(missing_ok=True)
             counts.inputs += 1
             counts.loaded += came == "loaded"
             counts.refused += came == "refused"

@@ -239,7 +239,7 @@ def archive_changed(data: bytes, random: Random) -> bytes:
         case 1:
             del records[name]
         case 2:
-            storage = random.choice([n for n in records if "/data/" in n])
+            storage = random.choice([n for n in records if "/data/" in n] or list(records))
             records[storage] = b"\0" * random.choice((0, 1, 10**7))
         case _:
             records[name] = opcodes_changed(records[name], random)

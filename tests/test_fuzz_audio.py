@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import time
@@ -98,10 +99,8 @@ def test_headers_that_lie(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     for read in (read_mono, read_long):
         began = time.monotonic()
-        try:
+        with contextlib.suppress(DataError):
             assert read(path) <= 4 * len(data)
-        except DataError:
-            pass
         assert time.monotonic() - began < 2
 
 

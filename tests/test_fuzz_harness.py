@@ -71,7 +71,7 @@ def opens(path: Path) -> int:
     [
         (crashes, "KeyError"),
         (swallows, "for want of memory"),
-        (fills, "needed 400 MB"),
+        (fills, "needed "),
         (gives, "gave 1099511627776 bytes"),
         (leaves, "left behind"),
         (executes, "was executed"),

@@ -231,13 +231,13 @@ def test_what_is_outside_of_audio_root(root: Path, tmp_path: Path) -> None:
     (inside / "good.wav").symlink_to("file.wav")
     for path in ("/old/x/file.wav", "/old/x/good.wav", str(inside / "file.wav")):
         assert listed(root, path, audio_root=inside.parent) == ""
-    assert listed(root, "/old/x/file.wav", audio_root=tmp_path / "inside" / "x" / ".." / "x") != ""
 
 
-def test_a_million_entries(root: Path) -> None:
+@pytest.mark.parametrize("count", [20_000, pytest.param(333_334, marks=pytest.mark.slow)])
+def test_a_million_entries(root: Path, count: int) -> None:
     began = time.monotonic()
-    said = listed(root, *["/no/x.wav"] * 333_334)
-    assert said.startswith("1000002 listed file(s) do not exist") and len(said) < 2000
+    said = listed(root, *["/no/x.wav"] * count)
+    assert said.startswith(f"{3 * count} listed file(s) do not exist") and len(said) < 2000
     assert time.monotonic() - began < 60
 
 

@@ -148,7 +148,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         ),
     ]
     pickled = {
-        "Asteroid's serialize()": ([saved(serialized), saved(unnamed)], read_model),
+        "Asteroid's serialize()": ([saved(serialized)] * 2 + [saved(unnamed)], read_model),
         "Asteroid's serialize(), before torch 1.6": ([saved(serialized, new=False)], read_model),
         "serialize() of a pruned model": ([saved(small.serialize())], read_model),
         "checkpoint of a recipe": ([saved(recipe())], read_model),

@@ -28,7 +28,7 @@ from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
 from sepprune_tp.safe_pickle import read_plain
 from sepprune_tp.search.sharing import Part
-from sepprune_tp.states import check_like, load_optimizer, load_plateau, same
+from sepprune_tp.states import check_like, load_adam, load_plateau, same
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -224,7 +224,7 @@ class RecoveryModule(lightning.LightningModule):
         )
         if self.state.optimizer:
             try:
-                load_optimizer(optimizer, self.state.optimizer)
+                load_adam(optimizer, self.state.optimizer)
                 load_plateau(self._plateau, self.state.plateau)
             except (ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(_unusable(self.folder, error)) from error

@@ -14,7 +14,7 @@ from ..errors import CheckpointError
 from ..extent import short
 from ..gates import GateSet, Lookahead
 from ..safe_pickle import read_plain
-from ..states import check_like, load_optimizer, same
+from ..states import check_like, load_adam, same
 
 __all__ = ["SearchState", "load", "restore", "save"]
 
@@ -109,12 +109,11 @@ def restore(content: dict[str, Any], gates: GateSet, state: SearchState) -> None
         _check(content, gates, state)
         with torch.no_grad():
             gates.scores.copy_(content["scores"])
-        load_optimizer(state.optimizer, content["optimizer"])
+        load_adam(state.optimizer, content["optimizer"])
         state.step, state.history = content["step"], content["history"]
         state.multipliers, state.taylor = content["multipliers"], content["taylor"]
         state.last = content["last"]
         if state.ahead is not None:
-            _check_ahead(content["ahead"], state.ahead)
             state.ahead.restore(content["ahead"])
         gates.generator.set_state(content["generator"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
@@ -144,12 +143,3 @@ def _is_record(record: Any) -> bool:
     return isinstance(record, dict) and all(
         isinstance(key, str) and isinstance(value, (int, float)) for key, value in record.items()
     )
-
-
-def _check_ahead(content: Any, ahead: Lookahead) -> None:
-    own = ahead.state()
-    for given, moment in zip(content["moments"], own["moments"], strict=True):
-        check_like("moments", given, moment)
-    for source in content["source"]:
-        if source is not None and not (type(source) is int and 0 <= source < len(own["moments"])):
-            raise ValueError("a reader has no source")
