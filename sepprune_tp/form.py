@@ -72,6 +72,8 @@ def give_form(model: nn.Module, form: Form, tensors: dict[str, Tensor]) -> bool:
         CheckpointError: If the model has other modules, or a tensor is missing.
     """
     check_form(form, "The checkpoint")
+    if not _are_named(tensors):
+        raise CheckpointError("The checkpoint does not hold tensors by name. Save it again.")
     given = {**tensors, **form["unsaved"]}
     wanted = {name: tuple(tensor.shape) for name, tensor in given.items()}
     present = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
@@ -118,11 +120,14 @@ def check_form(form: Any, where: str) -> None:
             "pip install -U sepprune-tp"
         )
     check_content(form["structure"], form["aliases"], form["frozen"], where)
-    unsaved = form["unsaved"]
-    if not isinstance(unsaved, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in unsaved.items()
-    ):
+    if not _are_named(form["unsaved"]):
         raise CheckpointError(f"{where} does not hold the buffers of its model. Save it again.")
+
+
+def _are_named(tensors: Any) -> bool:
+    return isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    )
 
 
 def _copy(tensor: Tensor) -> Tensor:

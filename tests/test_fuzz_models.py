@@ -24,7 +24,7 @@ from mutations import MARK, Evil, pickle_changed, safetensors_changed  # noqa: E
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner, save_pruned  # noqa: E402
 from sepprune_tp.checkpoint import load_pruned, read_header  # noqa: E402
 from sepprune_tp.errors import CheckpointError  # noqa: E402
-from sepprune_tp.form import form_of  # noqa: E402
+from sepprune_tp.form import form_of, tensors_of  # noqa: E402
 from sepprune_tp.loading import load_model  # noqa: E402
 from sepprune_tp.safe_pickle import read_plain  # noqa: E402
 
@@ -98,7 +98,10 @@ def lightning_file() -> dict[str, Any]:
     """What ``PruneCallback`` leaves in a checkpoint."""
     model = pruned(tasnet())
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
-    return {"epoch": 1, "state_dict": weights, "sepprune_tp": {"form": form_of(model)}}
+    told = {"epoch": 0, "params": 9, "macs": 9.0, "dense_params": 10, "dense_macs": 10.0}
+    dense = {"form": form_of(tasnet()), "tensors": tensors_of(tasnet())}
+    content = {"form": form_of(model), "pruned": {**told, "kept": {}}, "dense": dense}
+    return {"epoch": 1, "state_dict": weights, "sepprune_tp": content}
 
 
 def read_model(path: Path) -> int:
@@ -119,6 +122,20 @@ def read_lightning(path: Path) -> int:
     from sepprune_tp.lightning.checkpoints import load_weights
 
     return size_of(load_weights(Module(), path))
+
+
+def read_callback(path: Path) -> int:
+    """What a trainer hands to ``PruneCallback`` before it loads the weights."""
+    pytest.importorskip("lightning")
+    from sepprune_tp import Budget
+    from sepprune_tp.lightning import PruneCallback
+
+    checkpoint = read_plain(path)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise CheckpointError("Lightning refuses it before")
+    module, callback = Module(), PruneCallback(Budget(macs=0.5), distill=0.5)
+    callback._load(module, checkpoint)
+    return size_of(module)
 
 
 def readers(folder: Path) -> dict[str, Reader]:
@@ -153,6 +170,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "serialize() of a pruned model": ([saved(small.serialize())], read_model),
         "checkpoint of a recipe": ([saved(recipe())], read_model),
         "Lightning's checkpoint, load_weights": ([saved(lightning_file())], read_lightning),
+        "Lightning's checkpoint, PruneCallback": ([saved(lightning_file())], read_callback),
     }
     made += [
         Reader(name, files, read, pickle_changed, starts["pickled"])
@@ -170,6 +188,7 @@ NAMES = (
     "serialize() of a pruned model",
     "checkpoint of a recipe",
     "Lightning's checkpoint, load_weights",
+    "Lightning's checkpoint, PruneCallback",
 )
 
 
@@ -405,7 +424,6 @@ def test_archives_that_are_bombs(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_is_said_to_be_larger_than_its_record(tmp_path: Path) -> None:
-    """torch itself reads behind the end of the record here."""
     path, data = tmp_path / "x.pth", saved(torch.ones(100))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         told = archive.read("archive/data.pkl")
