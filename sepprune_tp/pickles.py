@@ -2,8 +2,8 @@
 
 A pickle is a program for a small machine. This one knows only the operations that ``torch.save``
 uses, and makes tensors and plain data from a table of its own; whatever else a pickle names or asks
-for is refused. ``torch.load(weights_only=True)`` executes nothing either, but lets a few bytes stand
-for gigabytes: packed records, ``bytearray(n)``, tensors of one number expanded without end.
+for is refused. ``torch.load(weights_only=True)`` executes nothing either, but lets a few bytes
+stand for gigabytes: packed records, ``bytearray(n)``, tensors of one number expanded without end.
 """
 
 from __future__ import annotations

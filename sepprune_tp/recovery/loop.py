@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,11 +24,12 @@ from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchErr
 from sepprune_tp.extent import short
 from sepprune_tp.launching import launched
 from sepprune_tp.losses import pit_si_sdr
+from sepprune_tp.recovery.checking import check_run
 from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
 from sepprune_tp.safe_pickle import read_plain
 from sepprune_tp.search.sharing import Part
-from sepprune_tp.states import check_like, load_adam, load_plateau, same
+from sepprune_tp.states import load_adam, load_plateau, same
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -81,7 +82,7 @@ class RunState:
                 "it, or another checkpoint_dir."
             )
         try:
-            state.check(model)
+            check_run(state, model)
             model.load_state_dict(state.weights)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(_unusable(path, error)) from error
@@ -101,34 +102,6 @@ class RunState:
             return state
         except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(_unusable(path, error)) from error
-
-    def check(self, model: nn.Module) -> None:
-        """Refuse what no recovery of this model wrote.
-
-        Raises:
-            ValueError: If so.
-        """
-        own = model.state_dict()
-        for weights in (self.weights, self.best):
-            if not isinstance(weights, Mapping) or weights.keys() != own.keys():
-                raise ValueError("its weights are not those of the model")
-            for name, value in own.items():
-                if isinstance(value, Tensor):
-                    check_like(name, weights[name], value)
-        figures = {"step": int, "stale": int, "seconds": float, "stopped": str, "history": list}
-        for name, kind in figures.items():
-            if type(getattr(self, name)) is not kind:
-                raise ValueError(f"its {name} is no {kind.__name__}")
-        known = {"step", "seconds", "lr", "val_loss", "si_sdr"}
-        if min(self.step, self.stale, self.seconds) < 0 or not all(
-            isinstance(record, dict)
-            and known <= record.keys()
-            and all(isinstance(value, (int, float)) for value in record.values())
-            for record in self.history
-        ):
-            raise ValueError("its history is not one of validations")
-        if not all(isinstance(part, dict) for part in (self.optimizer, self.plateau)):
-            raise ValueError("its optimiser has no state")
 
     def save(self, folder: Path) -> None:
         """Write ``last.pt`` and ``best.pt``, each to a temporary name first."""
