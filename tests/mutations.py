@@ -136,23 +136,30 @@ def tree_changed(value: Any, random: Random, nasty: list[Any]) -> Any:
             case 1 if isinstance(inside, dict):
                 inside[random.choice([n for n in nasty if isinstance(n, str)])] = inside.pop(key)
             case 2 if isinstance(inside, list) and inside is not holder:
-                inside.append(inside[key])
+                inside.append(copied(inside[key]))
             case 3 if isinstance(inside, dict):
-                inside[random.choice(keys)] = inside[random.choice(keys)]
+                inside[random.choice(keys)] = copied(inside[random.choice(keys)])
             case 4 if isinstance(inside[key], (int, float)):
                 inside[key] += random.choice((-1, 1, 1000, 0.5))
             case _:
-                inside[key] = random.choice(nasty)
+                inside[key] = copied(random.choice(nasty))
         if not len(holder):
             break
     return holder[0]
 
 
-def copied(value: Any) -> Any:
-    """Containers anew; the tensors in them as they are."""
-    if isinstance(value, dict):
-        return type(value)((key, copied(item)) for key, item in value.items())
-    return [copied(item) for item in value] if isinstance(value, list) else value
+def copied(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """Containers anew, those in several places once; what else is in them as it is."""
+    known = {} if known is None else known
+    if id(value) not in known:
+        if isinstance(value, dict):
+            items = [(key, copied(item, known)) for key, item in value.items()]
+            known[id(value)] = type(value)(items)
+        elif isinstance(value, list):
+            known[id(value)] = [copied(item, known) for item in value]
+        else:
+            return value
+    return known[id(value)]
 
 
 # -- formats --------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def fetched(source: str, cache: Path) -> int:
 @pytest.mark.parametrize(
     ("source", "count"),
     [
-        *(("an address", 100), ("a hub's model", 20)),  # which asks three times for one file
+        *(("an address", 100), ("a hub's model", 10)),  # which asks three times for one file
         *(
             pytest.param(name, 1000, marks=pytest.mark.slow)
             for name in ("an address", "a hub's model")

@@ -36,7 +36,7 @@ def swallows(path: Path) -> int:
 
 def fills(path: Path) -> int:
     """Uses more memory than it gives."""
-    return 0 if path.read_bytes() == VALID else len(b"x" * (400 << 20)) and 0
+    return 0 if path.read_bytes() == VALID else len(b"x" * (40 << 20)) and 0
 
 
 def gives(path: Path) -> int:
@@ -80,8 +80,9 @@ def opens(path: Path) -> int:
     ],
 )
 def test_what_breaks_the_law_is_found(
-    tmp_path: Path, read: Callable[[Path], int], said: str
+    tmp_path: Path, read: Callable[[Path], int], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fuzzing.MEMORY", 20 << 20)
     reader = Reader(read.__name__, [VALID], read, bytes_changed)
     counts = hunt(reader, tmp_path, 12)
     assert said in "\n".join(counts.broken)

@@ -197,7 +197,7 @@ class PruneCallback:
                 give_form(teacher, dense["form"], dense["tensors"])
                 teacher.load_state_dict(dense["tensors"], strict=False)
                 self._dense = teacher
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"What PruneCallback left in the checkpoint cannot be read ({short(error)}): it "
                 "was damaged, or another version wrote it. Start from another checkpoint."

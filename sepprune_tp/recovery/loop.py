@@ -94,8 +94,8 @@ class RunState:
         """Read a file that :meth:`save` wrote, executing no pickle."""
         try:
             values = read_plain(path)
-            if values["format"] != FORMAT:
-                raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
+            if not isinstance(values, dict) or not same(values["format"], FORMAT):
+                raise ValueError(f"it has another format than {FORMAT}, which this version reads")
             state = cls(**values)
             if not isinstance(state.settings, dict):
                 raise ValueError("its settings are none")

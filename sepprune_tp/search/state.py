@@ -84,14 +84,16 @@ def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = read_plain(path)
+        content = read_plain(path)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}")
         found, version = content["settings"], content["format"]
     except (CheckpointError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete "
             "it or give another path."
         ) from error
-    if not same(found, settings) or version != _FORMAT:
+    if not same(found, settings) or not same(version, _FORMAT):
         raise CheckpointError(
             f"{path} belongs to another search: it was started with {short(found, 600)}, this one "
             f"with {settings}. Delete it or give another path."
