@@ -20,11 +20,15 @@ from torch import Tensor, nn
 
 from sepprune_tp._optimised import rewritten_in
 from sepprune_tp._unwrap import unwrapped
+from sepprune_tp.architectures.bounded import Room
 from sepprune_tp.errors import CheckpointError, InputError, require
+from sepprune_tp.extent import is_bounded, short
+from sepprune_tp.fitting import check_kinds, check_shapes
 from sepprune_tp.skeleton import build_skeleton, describe_class
 from sepprune_tp.structure import (
     Sizes,
     apply_structure,
+    check_content,
     expected_names,
     named_tensors,
     read_structure,
@@ -138,12 +142,20 @@ def load_pruned(
             does not fit ``model``.
     """
     header, tensors = _read(Path(path))
-    skeleton = (
-        unwrapped(model) if model is not None else build_skeleton(header.architecture, str(path))
-    )
-    _check_names(skeleton, header, set(tensors), str(path))
-    apply_structure(skeleton, header.structure)
-    set_tensors(skeleton, tensors, header.aliases, frozenset(header.frozen))
+    where = str(path)
+    if model is None:
+        skeleton = build_skeleton(header.architecture, where, Room(tensors.values()))
+    else:
+        skeleton = unwrapped(model)
+    _check_names(skeleton, header, set(tensors), where)
+    check_kinds(skeleton, tensors, where)
+    most = max((tensor.numel() for tensor in tensors.values()), default=0)
+    apply_structure(skeleton, header.structure, most)
+    try:
+        set_tensors(skeleton, tensors, header.aliases, frozenset(header.frozen))
+    except (TypeError, KeyError) as error:  # tied to a tensor that is none of the model's
+        raise CheckpointError(_unlike(where, error)) from error
+    check_shapes(skeleton, where)
     skeleton.eval()
     if device is not None:
         skeleton.to(device)
@@ -166,7 +178,10 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """Header and tensors by name, aliases included as the same tensor object."""
     header, file = _open(path)
     # Cloned: what safetensors hands out may be a view of the mapped file.
-    tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    try:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # of safetensors, and of torch for types that it lacks
+        raise CheckpointError(_unlike(str(path), error)) from error
     unknown = {stored for stored in header.aliases.values() if stored not in tensors}
     if unknown:
         raise CheckpointError(
@@ -189,10 +204,11 @@ def _open(path: Path) -> tuple[Header, Any]:
         raise CheckpointError(_looks_like(path, str(error))) from error
     strings = file.metadata() or {}
     if strings.get("format") != FORMAT:
+        told = short(strings.get("format", "not given"), 60)
         raise CheckpointError(
-            f"{path} is a safetensors file, but not one of ours (its format is "
-            f"{strings.get('format', 'not given')!r}, not {FORMAT!r}): it holds tensors without "
-            "the structure of the model. Load it where it came from, then use save_pruned."
+            f"{path} is a safetensors file, but not one of ours (its format is {told!r}, not "
+            f"{FORMAT!r}): it holds tensors without the structure of the model. Load it where "
+            "it came from, then use save_pruned."
         )
     return _parse(strings, path), file
 
@@ -200,7 +216,7 @@ def _open(path: Path) -> tuple[Header, Any]:
 def _parse(strings: dict[str, str], path: Path) -> Header:
     """The header out of the strings of a file of ours."""
     try:
-        version = int(strings["format_version"])
+        version = int(strings["format_version"][:20])
     except (KeyError, ValueError):
         raise CheckpointError(f"{path} gives no format version; write it again.") from None
     if version > FORMAT_VERSION:
@@ -209,12 +225,23 @@ def _parse(strings: dict[str, str], path: Path) -> Header:
             f"{FORMAT_VERSION}. Upgrade: pip install -U sepprune-tp"
         )
     try:
-        return Header(**json.loads(strings["header"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"The header of {path} cannot be read ({error}); the file was changed after it was "
-            "written. Write it again with save_pruned."
-        ) from error
+        header = Header(**json.loads(strings["header"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(_unlike(str(path), error)) from error
+    held = (header.versions, header.architecture, header.metadata)
+    most = 100 + len(strings["header"])
+    if not (all(isinstance(part, dict) for part in held) and is_bounded([*held], most)):
+        raise CheckpointError(_unlike(str(path), "it is not plain data by name"))
+    check_content(header.structure, header.aliases, header.frozen, str(path))
+    return header
+
+
+def _unlike(where: str, reason: object) -> str:
+    """Message for a file of ours that says what we do not write."""
+    return (
+        f"The header of {where} cannot be read ({short(reason)}); the file was changed after it "
+        "was written, or damaged. Write it again with save_pruned."
+    )
 
 
 def _looks_like(path: Path, reason: str) -> str:
@@ -225,8 +252,8 @@ def _looks_like(path: Path, reason: str) -> str:
         return f"{path} is empty; it was probably never written to the end. Save the model again."
     if start[8:9] == b"{":
         return (
-            f"{path} starts like a safetensors file but cannot be read ({reason}): it is truncated "
-            "or damaged. Copy or save it again."
+            f"{path} starts like a safetensors file but cannot be read ({short(reason)}): it is "
+            "truncated or damaged. Copy or save it again."
         )
     if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
         return (
@@ -234,7 +261,9 @@ def _looks_like(path: Path, reason: str) -> str:
             "it is an Asteroid checkpoint, use load_model; otherwise load it where it came from "
             "and use save_pruned."
         )
-    return f"{path} is not a safetensors file ({reason}); give a file that save_pruned wrote."
+    return (
+        f"{path} is not a safetensors file ({short(reason)}); give a file that save_pruned wrote."
+    )
 
 
 def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -272,7 +301,7 @@ def _listing(names: set[str] | list[str], most: int = 4) -> str:
     """The first few names, and how many more there are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return (", ".join(ordered[:most]) or "none") + more
+    return (", ".join(short(name, 80) for name in ordered[:most]) or "none") + more
 
 
 def _to_json(header: Header) -> str:

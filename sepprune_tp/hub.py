@@ -14,6 +14,7 @@ from torch import nn
 
 from sepprune_tp.checkpoint import Header, load_pruned, read_header, save_pruned
 from sepprune_tp.errors import CheckpointError, InputError, require
+from sepprune_tp.extent import is_bounded
 from sepprune_tp.fetching import OURS
 from sepprune_tp.model_card import figures_of, model_card
 
@@ -150,12 +151,14 @@ def _read_report(report: Report) -> Mapping[str, Any] | None:
         return report
     try:
         read = json.loads(Path(report).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"The report {report} cannot be read ({error}). Give the report.json of a job."
         ) from error
-    if not isinstance(read, dict):
-        raise InputError(f"The report {report} holds no object. Give the report.json of a job.")
+    if not isinstance(read, dict) or not is_bounded(read, 10_000_000):
+        raise InputError(
+            f"The report {report} holds no object, or a deep one. Give the report.json of a job."
+        )
     return read
 
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from sepprune_tp.architectures.asteroid_checkpoints import PRUNED_KEY, model_of
 from sepprune_tp.architectures.asteroid_models import asteroid_args, build_asteroid, is_asteroid
 from sepprune_tp.errors import CheckpointError, InputError
+from sepprune_tp.extent import short
+from sepprune_tp.fitting import check_kinds, check_shapes
 from sepprune_tp.structure import (
     apply_structure,
     expected_names,
@@ -27,8 +29,6 @@ from sepprune_tp.structure import (
 )
 
 __all__ = ["mend_sharing", "restore"]
-
-_FORM = ("structure", "aliases", "frozen", "unsaved")
 
 
 def mend_sharing(module: Any) -> None:
@@ -103,12 +103,10 @@ def restore(
     Raises:
         CheckpointError: If it comes from a newer version, or its parts do not fit each other.
     """
-    form = content.get("form")
-    if not isinstance(form, Mapping) or not set(_FORM) <= form.keys():
-        raise CheckpointError(
-            f"{where} holds a model that another version of sepprune-tp pruned. Upgrade: "
-            "pip install -U sepprune-tp"
-        )
+    from sepprune_tp.form import check_form
+
+    form: Any = content.get("form")
+    check_form(form, where)
     # Cloned: what serialize() hands out are the tensors of the model that it was called on.
     given = {**weights, **form["unsaved"]}
     tensors = {key: tensor.detach().clone() for key, tensor in given.items()}
@@ -119,8 +117,17 @@ def restore(
             "arguments build. Build the model as it was before pruning, and load the checkpoint "
             "where it came from (sepprune_tp.lightning.load_weights, for one of PruneCallback)."
         )
-    apply_structure(fitting[0], form["structure"])
-    set_tensors(fitting[0], tensors, dict(form["aliases"]), frozenset(form["frozen"]))
+    check_kinds(fitting[0], tensors, where)
+    most = max((tensor.numel() for tensor in tensors.values()), default=0)
+    apply_structure(fitting[0], form["structure"], most)
+    try:
+        set_tensors(fitting[0], tensors, dict(form["aliases"]), frozenset(form["frozen"]))
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{where} ties tensors that its model has not ({short(error)}): it was damaged. Save "
+            "it again."
+        ) from error
+    check_shapes(fitting[0], where)
     return fitting[0].eval()
 
 

@@ -62,7 +62,8 @@ def open_mixtures(
         seed: Of segments and mixtures.
         n_src: Speakers in a mixture; the folder's own number when None (2 for FSDD).
         audio_root: Where the audio is, if not where lists or metadata say. They are then what is
-            read. Of each listed path the longest end that exists under this folder is taken.
+            read. Of each listed path the longest end that exists under this folder is taken; files
+            outside of it, also by way of a link, are not (but those beside the list are).
         limit: Only the first so many mixtures.
 
     Returns:

@@ -21,11 +21,15 @@ from torch import Tensor, nn
 
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError, require
+from sepprune_tp.extent import short
 from sepprune_tp.launching import launched
 from sepprune_tp.losses import pit_si_sdr
+from sepprune_tp.recovery.checking import check_run
 from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
+from sepprune_tp.safe_pickle import read_plain
 from sepprune_tp.search.sharing import Part
+from sepprune_tp.states import load_adam, load_plateau, same
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -70,13 +74,18 @@ class RunState:
         old, new = (
             {k: v for k, v in s.items() if k not in MAY_CHANGE} for s in (state.settings, settings)
         )
-        if old != new or state.fingerprint != fingerprint:
-            changed = ", ".join(k for k in new if new[k] != old.get(k)) or "the model's weights"
+        if not same(old, new) or not same(state.fingerprint, fingerprint):
+            differing = [k for k in new if not same(new[k], old.get(k))]
+            changed = ", ".join(differing) or "the model's weights"
             raise CheckpointError(
                 f"{path} is of another run: {changed} differ(s). Pass resume=False to overwrite "
                 "it, or another checkpoint_dir."
             )
-        model.load_state_dict(state.weights)
+        try:
+            check_run(state, model)
+            model.load_state_dict(state.weights)
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(_unusable(path, error)) from error
         state.settings, state.stopped = settings, ""
         return state
 
@@ -84,21 +93,28 @@ class RunState:
     def _load(cls, path: Path) -> RunState:
         """Read a file that :meth:`save` wrote, executing no pickle."""
         try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-            if values["format"] != FORMAT:
-                raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
-            return cls(**values)
-        except Exception as error:
-            raise CheckpointError(
-                f"Cannot resume from {path}: {error}. It is truncated, of another version or not "
-                "a recovery checkpoint. Delete it, or pass resume=False to overwrite it."
-            ) from error
+            values = read_plain(path)
+            if not isinstance(values, dict) or not same(values["format"], FORMAT):
+                raise ValueError(f"it has another format than {FORMAT}, which this version reads")
+            state = cls(**values)
+            if not isinstance(state.settings, dict):
+                raise ValueError("its settings are none")
+            return state
+        except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(_unusable(path, error)) from error
 
     def save(self, folder: Path) -> None:
         """Write ``last.pt`` and ``best.pt``, each to a temporary name first."""
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "last.pt", {f.name: getattr(self, f.name) for f in fields(self)})
         write(folder / "best.pt", self.best)
+
+
+def _unusable(path: object, error: Exception) -> str:
+    return (
+        f"Cannot resume from {path}: {short(error, 600)}. It is truncated, of another version or "
+        "not a recovery checkpoint. Delete it, or pass resume=False to overwrite it."
+    )
 
 
 def write(path: Path, value: Any) -> None:
@@ -180,8 +196,11 @@ class RecoveryModule(lightning.LightningModule):
             threshold_mode="abs",
         )
         if self.state.optimizer:
-            optimizer.load_state_dict(self.state.optimizer)
-            self._plateau.load_state_dict(self.state.plateau)
+            try:
+                load_adam(optimizer, self.state.optimizer)
+                load_plateau(self._plateau, self.state.plateau)
+            except (ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(_unusable(self.folder, error)) from error
         return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..extent import short
 from ..gates import GateSet, Lookahead
+from ..safe_pickle import read_plain
+from ..states import check_like, load_adam, same
 
 __all__ = ["SearchState", "load", "restore", "save"]
 
@@ -81,29 +84,64 @@ def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["settings"]
-    except Exception as error:
+        content = read_plain(path)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}")
+        found, version = content["settings"], content["format"]
+    except (CheckpointError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete "
             "it or give another path."
         ) from error
-    if found != settings or content["format"] != _FORMAT:
+    if not same(found, settings) or not same(version, _FORMAT):
         raise CheckpointError(
-            f"{path} belongs to another search: it was started with {found}, this one with "
-            f"{settings}. Delete it or give another path."
+            f"{path} belongs to another search: it was started with {short(found, 600)}, this one "
+            f"with {settings}. Delete it or give another path."
         )
     return content
 
 
 def restore(content: dict[str, Any], gates: GateSet, state: SearchState) -> None:
-    """Put gates and state where a file says."""
-    with torch.no_grad():
-        gates.scores.copy_(content["scores"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.step, state.history = content["step"], content["history"]
-    state.multipliers, state.taylor = content["multipliers"], content["taylor"]
-    state.last = content["last"]
-    if state.ahead is not None:
-        state.ahead.restore(content["ahead"])
-    gates.generator.set_state(content["generator"])
+    """Put gates and state where a file says.
+
+    Raises:
+        CheckpointError: If the file holds something else than a search of these gates.
+    """
+    try:
+        _check(content, gates, state)
+        with torch.no_grad():
+            gates.scores.copy_(content["scores"])
+        load_adam(state.optimizer, content["optimizer"])
+        state.step, state.history = content["step"], content["history"]
+        state.multipliers, state.taylor = content["multipliers"], content["taylor"]
+        state.last = content["last"]
+        if state.ahead is not None:
+            state.ahead.restore(content["ahead"])
+        gates.generator.set_state(content["generator"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"The checkpoint of the search does not hold what a search needs ({short(error)}): it "
+            "was damaged. Delete it or give another path."
+        ) from error
+
+
+def _check(content: dict[str, Any], gates: GateSet, state: SearchState) -> None:
+    """Refuse figures of another form than those of this search."""
+    own = {
+        "scores": gates.scores,
+        "multipliers": state.multipliers,
+        "taylor": state.taylor,
+        "last": state.last,
+    }
+    for name, tensor in own.items():
+        check_like(name, content[name], tensor)
+    step, history = content["step"], content["history"]
+    records = isinstance(history, list) and all(map(_is_record, history))
+    if not records or type(step) is not int or step != len(history):
+        raise ValueError("its history is not that of its steps")
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and all(
+        isinstance(key, str) and isinstance(value, (int, float)) for key, value in record.items()
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,6 +32,11 @@ def machine_key(threads: int, device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     return f"{name}; torch {torch.__version__}; {threads} threads; {device.type}"
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a number of seconds that a layer takes."""
+    return isinstance(value, float) and math.isfinite(value) and value > 0
 
 
 class TimeCache:
@@ -55,8 +62,8 @@ class TimeCache:
             content = json.loads(self.path.read_text())
             if content["machine"] != self._machine:
                 return {}
-            return {str(key): float(value) for key, value in content["seconds"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {key: value for key, value in content["seconds"].items() if _is_time(value)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
     def get(self, key: str) -> float | None:
