@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +16,6 @@ from sepprune_tp.commands.common import (
     rate_of,
     say,
 )
-from sepprune_tp.graph import ChannelGraph
 
 __all__ = ["explain"]
 
@@ -32,9 +32,13 @@ def explain(
     seconds: Annotated[float, typer.Option(help="Length of the mixture to follow.")] = 1.0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
-) -> None:
+) -> dict[str, Any]:
     """Show which channels go together, where they meet in the code, and what protects some."""
+    from sepprune_tp.graph import ChannelGraph
+
     network = open_model(model, device)
     example = example_mixture(network, seconds, rate_of(network, sample_rate))
     graph = ChannelGraph(scope).build_dependency(network, example)
-    say(str(graph.explain(layer, side or None) if layer else graph.report()))
+    told = graph.explain(layer, side or None) if layer else graph.report()
+    say(str(told))
+    return asdict(told)
