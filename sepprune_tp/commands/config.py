@@ -6,7 +6,7 @@ The file of a training recipe of Asteroid is understood, too; see ``recipes``.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -105,7 +105,11 @@ class Config:
 
 
 def read_config(
-    path: Path, command: str, flags: Mapping[str, Flag], commands: Iterable[str] = ()
+    path: Path,
+    command: str,
+    flags: Mapping[str, Flag],
+    commands: Mapping[str, Collection[str]] | None = None,
+    typed: Collection[str] = (),
 ) -> Config:
     """Read the options of a command from a file.
 
@@ -116,7 +120,8 @@ def read_config(
         path: YAML.
         command: Name of the command.
         flags: What it takes, by parameter name.
-        commands: Names of all commands.
+        commands: What each command takes, by its name.
+        typed: What the command line sets, which wins over the file.
 
     Raises:
         InputError: If the file cannot be read, or a key is unknown or of the wrong type.
@@ -125,15 +130,16 @@ def read_config(
     from sepprune_tp.commands.recipes import is_recipe, read_recipe
 
     content = read_yaml(path)
-    found = Config()
-    sections = {name: content.pop(name) for name in commands if isinstance(content.get(name), dict)}
+    found, others = Config(), commands or {}
+    sections = {name: content.pop(name) for name in others if isinstance(content.get(name), dict)}
     if is_recipe(content):
-        recipe = read_recipe(path, content, command, flags)
+        recipe = read_recipe(path, content, command, flags, typed)
         found.values |= recipe.values
         found.notes += recipe.notes
         content = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    _take(found.values, content, flags, command, path)
-    _take(found.values, sections.get(command, {}), flags, command, path, f"{command}.")
+    _take(found.values, content, flags, command, path, others)
+    own = sections.get(command, {})
+    _take(found.values, own, flags, command, path, others, f"{command}.")
     return found
 
 
@@ -143,6 +149,7 @@ def _take(
     flags: Mapping[str, Flag],
     command: str,
     path: Path,
+    others: Mapping[str, Collection[str]],
     section: str = "",
 ) -> None:
     """Add a mapping of keys to the values."""
@@ -150,7 +157,7 @@ def _take(
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in flags:
-            raise InputError(_unknown(f"{section}{key}", name, flags, command, path))
+            raise InputError(_unknown(f"{section}{key}", name, flags, command, path, others))
         if name in seen:
             raise InputError(f"{path} sets both {seen[name]} and {key}, which are one option.")
         seen[name] = str(key)
@@ -158,13 +165,21 @@ def _take(
             values[name] = flags[name].read(value, f"{section}{key} in {path}")
 
 
-def _unknown(key: str, name: str, flags: Mapping[str, Flag], command: str, path: Path) -> str:
+def _unknown(
+    key: str,
+    name: str,
+    flags: Mapping[str, Flag],
+    command: str,
+    path: Path,
+    others: Mapping[str, Collection[str]],
+) -> str:
     if name in ("config", "json", "help"):
         return f"{path}: {key} belongs on the command line, not into a file."
-    return (
-        f"{path}: `sepprune {command}` has no option {key}. {nearest(name, flags)} What only "
-        f"another command takes goes under that command's name."
-    )
+    said = f"{path}: `sepprune {command}` has no option {key}."
+    owners = [other for other, names in others.items() if name in names]
+    if owners:
+        return f"{said} It is one of {', '.join(owners)}: put it under `{owners[0]}:`."
+    return f"{said} {nearest(name, flags)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 
 from sepprune_tp.errors import InputError
@@ -75,7 +74,7 @@ def visible() -> bool:
 def say(text: str) -> None:
     """Print a line of the result as it is: no markup, no wrapping, so that paths can be copied."""
     if not _now.json:
-        typer.echo(text)
+        print(text)
 
 
 def show(renderable: Any) -> None:
@@ -87,7 +86,7 @@ def show(renderable: Any) -> None:
 def note(text: str) -> None:
     """Print on stderr what helps, but is not the result; nothing with ``--quiet``."""
     if not _now.quiet:
-        typer.echo(text, err=True)
+        print(text, file=sys.stderr)
 
 
 def document(result: Any, file: Path | None = None) -> None:
@@ -98,7 +97,7 @@ def document(result: Any, file: Path | None = None) -> None:
     """
     text = json.dumps(plain(result), indent=2, allow_nan=False)
     if file is None:
-        typer.echo(text)
+        print(text)
         return
     from sepprune_tp.reporting.files import write_text
 

@@ -194,10 +194,10 @@ def say_plan(plan: dict[str, Any], rate: int) -> None:
         )
     for bound in plan.get("bounds", []):
         if bound["asked"] is not None:
-            text = f"at most {bound['most']:,.6g} {bound['unit']}; {_least(bound)}"
+            text = f"at most {_figure(bound['most'])} {bound['unit']}; {_least(bound)}"
             say(f"Budget     {bound['resource']}={bound['asked']}: {text}")
         else:
-            text = f"from {bound['least']:,.6g} to {bound['dense']:,.6g} {bound['unit']}"
+            text = f"{_figure(bound['least'])} to {_figure(bound['dense'])}"
             say(f"No bound   {bound['resource']}: {text}, as the search decides")
     data = plan["training_mixtures"]
     held = plan["validation_mixtures"]
@@ -245,7 +245,12 @@ def _free(gates: GateSet, name: str, least: Tensor) -> dict[str, Any]:
 
 def _least(bound: dict[str, Any]) -> str:
     share = bound["least"] / bound["dense"]
-    return f"the least reachable is {bound['least']:,.6g} ({share:.1%} of {bound['dense']:,.6g})"
+    least, dense = _figure(bound["least"]), _figure(bound["dense"])
+    return f"the least reachable is {least} ({share:.1%} of {dense})"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _fitting(estimates: Any, sources: Tensor) -> Tensor:

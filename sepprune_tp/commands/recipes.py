@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,11 @@ def is_recipe(content: Mapping[Any, Any]) -> bool:
 
 
 def read_recipe(
-    path: Path, content: Mapping[Any, Any], command: str, flags: Mapping[str, Flag]
+    path: Path,
+    content: Mapping[Any, Any],
+    command: str,
+    flags: Mapping[str, Flag],
+    typed: Collection[str] = (),
 ) -> Config:
     """What a recipe says about the options of a command.
 
@@ -113,6 +117,7 @@ def read_recipe(
         content: What it holds.
         command: Name of the command.
         flags: What it takes.
+        typed: What the command line sets, which wins.
 
     Raises:
         InputError: If a section or key is unknown, or of the wrong type.
@@ -142,6 +147,8 @@ def read_recipe(
             continue
         found.values[name] = flags[name].read(value, f"{origin} in {path}")
         taken |= set(origin.split(", "))
+        if name in typed:
+            continue
         told.append(f"--{name.replace('_', '-')} {found.values[name]} ({origin})")
     left = [
         f"{section}.{key}"

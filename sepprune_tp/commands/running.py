@@ -67,29 +67,30 @@ def ready(function: Callable[..., Any]) -> Callable[..., None]:
     """Give a command the options that all have, and its result to the terminal.
 
     Args:
-        function: A command for typer; it returns its result as plain data (or None).
+        function: A command for typer; it returns its result as plain data (or None). An option
+            that it has already, it keeps.
     """
+    signature = inspect.signature(function, eval_str=True)
+    missing = {name: _SHARED[name] for name in _SHARED if name not in signature.parameters}
 
     @functools.wraps(function)
-    def command(
-        *, config: Path | None, json: bool, json_out: Path | None, quiet: bool, **given: Any
-    ) -> None:
-        del config  # read before, see Command
-        with printing(json, quiet), _interruptible():
+    def command(**given: Any) -> None:
+        shared = {name: given.pop(name) for name in missing}
+        as_json, file = bool(shared.get("json")), shared.get("json_out")
+        with printing(as_json, bool(shared.get("quiet"))), _interruptible():
             _starting.complete()
-            if json_out is not None:
-                check_replaceable(json_out)
+            if file is not None:
+                check_replaceable(file)
             result = function(**given)
             result = {} if result is None else result
-            if json_out is not None:
-                document(result, json_out)
-        if json:
+            if file is not None:
+                document(result, file)
+        if as_json:
             document(result)
 
-    signature = inspect.signature(function, eval_str=True)
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-        for name, (kind, default) in _SHARED.items()
+        for name, (kind, default) in missing.items()
     ]
     parameters = [*signature.parameters.values(), *shared]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -116,7 +117,8 @@ class Command(TyperCommand):
         args = self._with_json_file(ctx, args)
         typed, _, _ = self.make_parser(ctx).parse_args(list(args))
         if typed.get("config") is not None and not typed.get("help"):
-            found = read_config(Path(typed["config"]), ctx.info_name, self._flags(), _names(ctx))
+            path, given = Path(typed["config"]), {name for name in typed if typed[name] is not None}
+            found = read_config(path, ctx.info_name, self._flags(), _names(ctx), given)
             ctx.default_map = found.values
             with printing(bool(typed.get("json")), bool(typed.get("quiet"))):
                 for line in found.notes:
@@ -172,7 +174,8 @@ def _legacy_only(given: list[str]) -> bool:
     return bool(following) and following[0].endswith(".json")
 
 
-def _names(ctx: Any) -> list[str]:
-    """Every command, for sections of a file that are another command's."""
+def _names(ctx: Any) -> dict[str, list[str]]:
+    """Every command and what it takes, for keys of a file that are another command's."""
     group = ctx.parent.command if ctx.parent is not None else None
-    return list(getattr(group, "commands", {}))
+    commands = getattr(group, "commands", {})
+    return {name: [p.name for p in command.params] for name, command in commands.items()}
