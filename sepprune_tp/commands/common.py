@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs, so that help and completion ar
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,15 +39,20 @@ __all__ = [
     "open_model",
     "rate_of",
     "say",
+    "words",
     "writable",
 ]
 
 RUNNING = "Running"
 
 
-def _models(incomplete: str) -> list[str]:
-    """What a model may be called that is no file."""
-    return [name for name in ("demo",) if name.startswith(incomplete)]
+def words(*known: str) -> Callable[[str], list[str]]:
+    """Shell completion of an option that is one of a few words."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete)]
+
+    return complete
 
 
 ModelArgument = Annotated[
@@ -55,7 +61,6 @@ ModelArgument = Annotated[
         metavar="MODEL",
         help="File, hub name, module:function, `demo`.",
         show_default=False,
-        autocompletion=_models,
     ),
 ]
 DataOption = Annotated[
@@ -81,6 +86,7 @@ MixOption = Annotated[
         "--mix",
         metavar="NAME",
         help="Which: mix_clean, mix_both...",
+        autocompletion=words("mix", "mix_clean", "mix_both", "mix_single"),
     ),
 ]
 OutOption = Annotated[
@@ -114,7 +120,13 @@ DevicesOption = Annotated[
 ]
 AcceleratorOption = Annotated[
     str | None,
-    typer.Option("--accelerator", metavar="KIND", help="Of these: cpu, gpu, auto.", hidden=True),
+    typer.Option(
+        "--accelerator",
+        metavar="KIND",
+        help="Of these: cpu, gpu, auto.",
+        hidden=True,
+        autocompletion=words("cpu", "gpu", "auto"),
+    ),
 ]
 SeedOption = Annotated[
     int,

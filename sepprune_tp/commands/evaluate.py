@@ -16,6 +16,7 @@ from sepprune_tp.commands.common import (
     SeedOption,
     open_model,
     rate_of,
+    words,
 )
 from sepprune_tp.commands.output import show, watched
 
@@ -27,7 +28,9 @@ METRICS = (("si_sdr", "SI-SDR"), ("si_sdri", "SI-SDRi"), ("sdr", "SDR"), ("sdri"
 def evaluate(
     model: ModelArgument,
     data: DataOption,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="train, val or test.", autocompletion=words("train", "val", "test"))
+    ] = "test",
     limit: Annotated[int | None, typer.Option(help="Only so many mixtures.")] = None,
     mix: MixOption = None,
     audio_root: AudioRootOption = None,

@@ -15,6 +15,7 @@ from sepprune_tp.commands.common import (
     open_model,
     rate_of,
     say,
+    words,
 )
 
 __all__ = ["explain"]
@@ -26,9 +27,16 @@ def explain(
         str, typer.Argument(help="Dotted name of a layer; every group if left out.")
     ] = "",
     side: Annotated[
-        str, typer.Option(help="in or out: only these channels of the layer.", show_default=False)
+        str,
+        typer.Option(
+            help="in or out: only these channels of the layer.",
+            show_default=False,
+            autocompletion=words("in", "out"),
+        ),
     ] = "",
-    scope: Annotated[str, typer.Option(help="separator or all.")] = "separator",
+    scope: Annotated[
+        str, typer.Option(help="separator or all.", autocompletion=words("separator", "all"))
+    ] = "separator",
     seconds: Annotated[float, typer.Option(help="Length of the mixture to follow.")] = 1.0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,

@@ -18,10 +18,13 @@ from sepprune_tp.commands.common import (
     open_model,
     rate_of,
     say,
+    words,
     writable,
 )
 
-__all__ = ["export"]
+__all__ = ["FORMATS", "export"]
+
+FORMATS = ("torchscript", "onnx", "pt2")  # of sepprune_tp.exporting, without its imports
 
 
 def export(
@@ -30,8 +33,9 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="torchscript, onnx, pt2. Default: by the file's ending (.onnx, .pt2, else "
-            "TorchScript)."
+            help=f"{', '.join(FORMATS)}. Default: by the file's ending (.onnx, .pt2, else "
+            "TorchScript).",
+            autocompletion=words(*FORMATS),
         ),
     ] = "",
     seconds: Annotated[float, typer.Option(help="Length of the mixture to trace with.")] = 1.0,

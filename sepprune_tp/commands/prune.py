@@ -23,6 +23,7 @@ from sepprune_tp.commands.common import (
     note,
     open_model,
     rate_of,
+    words,
     writable,
 )
 from sepprune_tp.errors import DataError, InputError
@@ -73,11 +74,21 @@ def prune(
     ] = 0.1,
     kind: Annotated[
         str,
-        typer.Option(metavar="KIND", help="or gumbel, as published.", rich_help_panel=SEARCH),
+        typer.Option(
+            metavar="KIND",
+            help="or gumbel, as published.",
+            autocompletion=words("budget", "gumbel"),
+            rich_help_panel=SEARCH,
+        ),
     ] = "budget",
     scope: Annotated[
         str,
-        typer.Option(metavar="SCOPE", help="or all, encoder too.", rich_help_panel=SEARCH),
+        typer.Option(
+            metavar="SCOPE",
+            help="or all, encoder too.",
+            autocompletion=words("separator", "all"),
+            rich_help_panel=SEARCH,
+        ),
     ] = "separator",
     round_to: Annotated[
         str,
