@@ -75,9 +75,9 @@ def test_the_text_has_the_figures(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--budget-macs", 0.01), "the least reachable is 827,172 (41.1% of 2,013,984)"),
-        (("--budget-params", "100"), "the least reachable is 658"),
-        (("--budgets", "0.8,0.1"), "macs='0.1'"),
+        (("--budget-macs", 0.01), "macs=0.4108 reachable (827,172 MACs, 41.1% of the dense model)"),
+        (("--budget-params", "100"), "params=658 reachable"),
+        (("--budgets", "0.8,0.1"), "macs='0.1' asked"),
         (("--budget-macs", "half"), "give a share"),
         (("--round-to", 0), "round_to is 0"),
         (("--devices", 2, "--accelerator", "cpu", "--batch-size", 3), "cannot share evenly"),

@@ -19,7 +19,7 @@ from sepprune_tp._modes import device_of
 from sepprune_tp.commands.output import note, say
 from sepprune_tp.data.stored import ENDLESS
 from sepprune_tp.distillation import announce
-from sepprune_tp.errors import BudgetError, InputError
+from sepprune_tp.errors import InputError
 from sepprune_tp.gates import GateSet
 from sepprune_tp.job import SearchSettings
 from sepprune_tp.launching import processes_for
@@ -119,18 +119,12 @@ def plan_search(
     gates = GateSet(network, example, scope=settings.scope, kind=settings.kind)
     least = smallest(gates.groups, steps_for(gates, settings.round_to))
     wanted: list[Budget | None] = [Budget(macs=budget) for budget in budgets]
-    bounds = [
-        _bound(limit, least)
-        for budget in wanted or [settings.budget]
-        if budget is not None
-        for limit in budget.limits(gates).entries
-    ]
-    if missed := [b for b in bounds if b["least"] > b["most"]]:
-        said = "; ".join(f"{b['resource']}={b['asked']}: {_least(b)}" for b in missed)
-        raise BudgetError(
-            f"the budget is out of reach with the fewest channels left in each of "
-            f"{len(gates.groups)} groups: {said}. Ask for more, or widen the scope (--scope all)."
-        )
+    bounds = []
+    for budget in wanted or [settings.budget]:
+        if budget is not None:
+            limits = budget.limits(gates)
+            limits.check_reachable(least, len(gates.groups))
+            bounds += [_bound(limit, least) for limit in limits.entries]
     named = {bound["resource"] for bound in bounds}
     bounds += [_free(gates, name, least) for name in ("macs", "params") if name not in named]
     mixture, sources = work.batch(device_of(network))
@@ -266,5 +260,5 @@ def _fitting(estimates: Any, sources: Tensor) -> Tensor:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
