@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import warnings
@@ -13,6 +14,14 @@ __all__ = ["main"]
 
 FAILED = 2
 INTERRUPTED = 130
+_SYSTEM = {
+    errno.EACCES: "Give another path, or change the permissions.",
+    errno.EPERM: "Give another path, or change the permissions.",
+    errno.EROFS: "The file system is read-only: give another path.",
+    errno.ENOSPC: "The disk is full: free some space, or write to another one.",
+    errno.EDQUOT: "The quota is used up: free some space, or write to another disk.",
+    errno.ENAMETOOLONG: "Give a shorter name.",
+}
 REPORT = (
     "This is a mistake in sepprune, not in what you did. Please report it with the lines above, "
     "the command, and what `sepprune --version` says."
@@ -54,11 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return stop.code if isinstance(stop.code, int) else FAILED
         except SepPruneError as error:
             return told.failure(error)
-        except (Interrupted, KeyboardInterrupt) as stop:
+        except Interrupted as stop:
+            return told.failure(stop, stop.code)
+        except KeyboardInterrupt as stop:
             return told.failure(stop, INTERRUPTED)
         except Exception as error:
             if hasattr(error, "format_message"):  # a usage error of typer
                 return told.failure(error, getattr(error, "exit_code", FAILED))
+            if advice := _advice(error):
+                return told.failure(error, text=f"{error}. {advice}")
             error.add_note(REPORT)
             if told.json:
                 told.failure(error)
@@ -71,17 +84,27 @@ class _Told:
     def __init__(self, json: bool) -> None:
         self.json = json
 
-    def failure(self, error: BaseException, code: int = FAILED) -> int:
+    def failure(self, error: BaseException, code: int = FAILED, text: str = "") -> int:
         """Say it, and give the exit code."""
         formatted = getattr(error, "format_message", None)  # of typer's own errors
-        text = str(error if formatted is None else formatted())
-        if code == INTERRUPTED:
+        text = text or str(error if formatted is None else formatted())
+        if isinstance(error, KeyboardInterrupt):
             text = text or "Interrupted."
         if self.json:
             print(json.dumps({"error": text, "kind": _kind(error)}))
         else:
-            print(text if code == INTERRUPTED else f"Error: {text}", file=sys.stderr)
+            print(text if _kind(error) == "Interrupted" else f"Error: {text}", file=sys.stderr)
         return code
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a failure of the machine rather than of ours; empty where it is ours."""
+    if isinstance(error, OSError):
+        return _SYSTEM.get(error.errno or 0, "")
+    exhausted = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or exhausted:  # of Python, or torch
+        return "The memory is exhausted: use a smaller --batch-size, shorter --seconds, or --block."
+    return ""
 
 
 def _kind(error: BaseException) -> str:

@@ -153,6 +153,47 @@ def test_a_mistake_of_ours_is_reported_as_such() -> None:
     assert json.loads(done.stdout) == {"error": "ours", "kind": "ZeroDivisionError"}
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PermissionError(13, "Permission denied", "m.pth"), 2),
+        (OSError(28, "No space left on device"), 2),
+        (MemoryError("cannot allocate"), 2),
+        (FileNotFoundError(2, "No such file or directory", "ours.json"), 1),
+        (RuntimeError("ours"), 1),
+    ],
+)
+def test_failures_of_the_machine_are_no_mistakes(
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import sepprune_tp.commands.common as common
+
+    def broken(source: str) -> None:
+        raise error
+
+    monkeypatch.setattr(common, "load_model", broken)
+    if code == 1:
+        with pytest.raises(type(error)):
+            run("profile", "x")
+        assert "Please report it" in error.__notes__[0]
+        return
+    assert run("profile", "x") == code
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {error}. ") and said.count("\n") == 1
+
+
+def test_tables_are_whole_where_nothing_limits_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    model = write_model(tmp_path / ("long" * 20 + ".safetensors"))
+    assert run("benchmark", model, "--runs", 1, "--seconds", 0.1) == 0
+    assert str(model) in capsys.readouterr().out
+
+
 def on_terminal(*arguments: object) -> str:
     """What a command shows on a terminal, control characters included."""
     leader, follower = pty.openpty()

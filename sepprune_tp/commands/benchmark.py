@@ -61,7 +61,7 @@ def benchmark(
             "ratio": times.ratios[name],
         }
     table = Table(title=f"{seconds:g} s at {rate} Hz, {threads} thread(s), median of {runs} runs")
-    table.add_column("Model")
+    table.add_column("Model", overflow="fold")
     for heading in ("Parameters", "MACs (M)", "Latency (ms)", "IQR (ms)", "RTF", "Time by first"):
         table.add_column(heading, justify="right")
     for name, row in figures.items():

@@ -158,7 +158,8 @@ def _plan(
     out: Path, settings: SearchSettings, recovery_steps: int, batch_size: int, device: str
 ) -> dict[str, Any]:
     """What the demo would do; its training mixtures would be made first."""
-    from sepprune_tp.commands.planning import Work, plan_search, say_plan
+    from sepprune_tp.commands.plan_text import say_plan
+    from sepprune_tp.commands.planning import Work, plan_search
     from sepprune_tp.demo import demo_model, demo_test_set
 
     require("espeakng_loader", "demo", "Making the demo's speech")

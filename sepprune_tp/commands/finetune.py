@@ -88,7 +88,8 @@ def finetune(
     train, val = (open_data(data, split, **options) for split in ("train", "val"))
     example = example_mixture(network, 1.0, rate)
     if dry_run:
-        from sepprune_tp.commands.planning import Work, plan_recovery, say_plan
+        from sepprune_tp.commands.plan_text import say_plan
+        from sepprune_tp.commands.planning import Work, plan_recovery
 
         state = None if checkpoint_dir is None else checkpoint_dir / "last.pt"
         work = Work(train, val, batch_size, steps, seed, devices, accelerator, (out,), state)

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 console = Console()
+_WIDE = 1000  # characters; names are not to be cut where nothing limits a line
 
 
 @dataclass
@@ -78,9 +79,10 @@ def say(text: str) -> None:
 
 
 def show(renderable: Any) -> None:
-    """Print a table of the result."""
+    """Print a table of the result; elsewhere than on a terminal as wide as it is."""
     if not _now.json:
-        console.print(renderable)
+        narrow = console.is_terminal or "COLUMNS" in os.environ
+        (console if narrow else Console(width=_WIDE)).print(renderable)
 
 
 def note(text: str) -> None:

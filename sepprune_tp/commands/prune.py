@@ -130,7 +130,7 @@ def prune(
     MODEL is a file, owner/name on a hub, module:function, or the word demo.
     """
     from sepprune_tp.commands.datasets import open_data
-    from sepprune_tp.commands.pruned import Job
+    from sepprune_tp.commands.pruning import Job
     from sepprune_tp.job import SearchSettings
 
     wanted = [] if budgets is None else [text.strip() for text in budgets.split(",")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,15 @@ ONLY_TYPED = {"config", "json", "help"}  # what a file cannot set
 
 
 class Interrupted(Exception):
-    """The user stopped the command."""
+    """The user, or the system, stopped the command.
+
+    Attributes:
+        code: Exit code, 128 and the signal's number: 130 for Ctrl-C.
+    """
+
+    def __init__(self, stop: KeyboardInterrupt) -> None:
+        super().__init__(str(stop) or "Interrupted.")
+        self.code = 128 + int(getattr(stop, "signal", signal.SIGINT))
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -104,7 +113,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise Interrupted(str(stop) or "Interrupted.") from stop
+        raise Interrupted(stop) from stop
 
 
 class Command(TyperCommand):
