@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sepprune_tp.errors import SepPruneError, require
+
+if TYPE_CHECKING:
+    from sepprune_tp.commands.running import Interrupted
 
 __all__ = ["main"]
 
@@ -37,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process if None.
 
     Returns:
-        0, or 2 if the command failed for a reason that the user can mend, 130 if interrupted.
+        0, or 2 if the command failed for a reason that the user can mend, 130 if interrupted (128
+        and the number of the signal).
 
     Raises:
         Exception: What only a mistake of ours causes; Python then prints a traceback with a line
@@ -49,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require("typer", "cli", "The command line")
         require("rich", "cli", "The command line")
         from sepprune_tp.commands import app
-        from sepprune_tp.commands.running import Interrupted, wants_json
+        from sepprune_tp.commands.running import Interrupted as Stopped
+        from sepprune_tp.commands.running import wants_json
     except SepPruneError as error:
         return told.failure(error)
     told = _Told(wants_json(given))
@@ -63,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return stop.code if isinstance(stop.code, int) else FAILED
         except SepPruneError as error:
             return told.failure(error)
-        except Interrupted as stop:
-            return told.failure(stop, stop.code)
+        except Stopped as stop:
+            return told.failure(stop, stop.code, _to_go_on(stop, given))
         except KeyboardInterrupt as stop:
             return told.failure(stop, INTERRUPTED)
         except Exception as error:
@@ -95,6 +102,14 @@ class _Told:
         else:
             print(text if _kind(error) == "Interrupted" else f"Error: {text}", file=sys.stderr)
         return code
+
+
+def _to_go_on(stop: Interrupted, given: list[str]) -> str:
+    """What was interrupted, and the command that goes on where something was kept."""
+    if not stop.kept:
+        return "Interrupted."
+    again = shlex.join(["sepprune", *(word for word in given if word != "--restart")])
+    return f"Interrupted: {stop.kept}. To go on: {again}"
 
 
 def _advice(error: Exception) -> str:

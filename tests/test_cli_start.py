@@ -185,6 +185,31 @@ def test_failures_of_the_machine_are_no_mistakes(
     assert said.startswith(f"Error: {error}. ") and said.count("\n") == 1
 
 
+def test_what_was_kept_is_told_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sepprune_tp.commands.common as common
+
+    class Terminated(KeyboardInterrupt):
+        signal = signal.SIGTERM
+
+    for error, code, said in [
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (
+            Terminated("100 steps are in s.pt"),
+            143,
+            "Interrupted: 100 steps are in s.pt. To go on: sepprune profile 'a b'\n",
+        ),
+    ]:
+
+        def stopped(source: str, error: KeyboardInterrupt = error) -> None:
+            raise error
+
+        monkeypatch.setattr(common, "load_model", stopped)
+        assert run("profile", "a b") == code
+        assert capsys.readouterr().err == said
+
+
 def test_tables_are_whole_where_nothing_limits_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

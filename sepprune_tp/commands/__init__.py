@@ -72,4 +72,7 @@ for command in (
     demo,
 ):
     example = EXAMPLES.get(command.__name__)
-    app.command(cls=Command, epilog=example and f"Example: {example}")(ready(command))
+    about = (command.__doc__ or "").split("\n")[0]
+    app.command(cls=Command, short_help=about, epilog=example and f"Example: {example}")(
+        ready(command)
+    )

@@ -105,7 +105,7 @@ def prune(
     ] = True,
     lookahead: Annotated[
         bool | None,
-        typer.Option(metavar="", help="Search with these in mind.", rich_help_panel=SEARCH),
+        typer.Option(metavar="", help="Look for channels that are best after that.", hidden=True),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -126,9 +126,8 @@ def prune(
     accelerator: AcceleratorOption = None,
 ) -> dict[str, Any]:
     """Learn which channels a model can do without, and write it without them.
-
     MODEL is a file, owner/name on a hub, module:function, or the word demo.
-    """
+    """  # noqa: D205
     from sepprune_tp.commands.datasets import open_data
     from sepprune_tp.commands.pruning import Job
     from sepprune_tp.job import SearchSettings

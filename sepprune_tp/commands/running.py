@@ -58,11 +58,13 @@ class Interrupted(Exception):
     """The user, or the system, stopped the command.
 
     Attributes:
+        kept: What was done and is kept, in words; empty if nothing is.
         code: Exit code, 128 and the signal's number: 130 for Ctrl-C.
     """
 
     def __init__(self, stop: KeyboardInterrupt) -> None:
-        super().__init__(str(stop) or "Interrupted.")
+        super().__init__("Interrupted.")
+        self.kept = str(stop)
         self.code = 128 + int(getattr(stop, "signal", signal.SIGINT))
 
 
