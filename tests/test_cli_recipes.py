@@ -84,7 +84,7 @@ def test_what_maps_onto_flags_is_taken(
         ("optim:", "optims:", "unknown section optims. Nearest: optim"),
         ("optimizer:", "optimiser:", "optim.optimiser is not understood. Nearest: optimizer"),
         ("batch_size: 3", "batch_size: three", "training.batch_size in"),
-        ("sep_clean", "enh_single", "data.task in"),
+        ("sep_clean", "enh_both", "data.task in"),
         ("8000", "16000", "--sample-rate is 16000, but ConvTasNet was made for 8000 Hz"),
         ("min/tr/", "min/nowhere/", "data.train_dir of"),
         ("nondefault_nsrc:", "nondefault_nsrc: 3", "n_src=3"),
@@ -126,6 +126,15 @@ def test_the_folders_named_are_those_read(recipe: Path, tmp_path: Path) -> None:
     assert all(torch.equal(train[i][0], mix) for i, (mix, _) in enumerate(written))
     assert len(open_data(recipe, "val", sample_rate=8000, mix=None)) == SPLITS["cv"]
     assert len(open_data(recipe, "test", sample_rate=8000, mix=None)) == SPLITS["tt"]
+
+
+def test_enhancement_has_one_target(recipe: Path, tmp_path: Path) -> None:
+    root = tmp_path / "egs" / "data" / "wav8k" / "min"
+    for split in SPLITS:
+        shutil.move(root / split / "mix_clean", root / split / "mix_single")
+    recipe.write_text(RECIPE.replace("sep_clean", "enh_single"))
+    mixture, sources = open_data(recipe, "val", sample_rate=8000, mix=None)[0]
+    assert sources.shape == (1, len(mixture))
 
 
 def test_data_may_be_a_recipe(

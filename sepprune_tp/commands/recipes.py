@@ -34,7 +34,12 @@ _TRAINING_LEFT = {
     "save_top_k",
 }
 _OPTIM_LEFT = {"optimizer", "weight_decay", "patience", "lr_decay_patience", "lr_decay_gamma"}
-_TASKS = {"sep_clean": "mix_clean", "sep_noisy": "mix_both"}
+_TASKS = {
+    "sep_clean": "mix_clean",
+    "sep_noisy": "mix_both",
+    "enh_single": "mix_single",
+    "enhance_single": "mix_single",  # WHAM!'s name for it
+}
 _WHY = {
     "training.epochs": "--steps says how long",
     "optim.lr": "--lr is that of the gates",
@@ -193,8 +198,8 @@ def read_data(path: Path, section: Mapping[str, Any] | None = None) -> RecipeDat
     task = section.get("task")
     if task is not None and task not in _TASKS:
         raise InputError(
-            f"data.task in {path} is {task!r}; separation is one of {', '.join(_TASKS)}. Other "
-            "tasks have other targets than the speakers."
+            f"data.task in {path} is {task!r}; the tasks whose targets are the sources s1, s2... "
+            f"are {', '.join(_TASKS)}. Give --data a folder with such targets."
         )
     count = section.get("nondefault_nsrc")
     count = section.get("n_src") if count is None else count
