@@ -33,10 +33,11 @@ def complete() -> None:
 
 
 def _is_command_line() -> bool:
-    """Whether this process was started as ``sepprune`` or ``python -m sepprune_tp.cli``."""
-    started = sys.modules.get("multiprocessing.process")
-    if started is not None and started.parent_process() is not None:
-        return False  # a process of a search on several devices, which imports what it needs
-    if sys.argv and PurePath(sys.argv[0]).name in _PROGRAMS:
-        return True
-    return ("-m", _MODULE) in pairwise(sys.orig_argv)
+    """Whether this process was started as ``sepprune`` or ``python -m sepprune_tp.cli``.
+
+    Processes that a search on several devices starts are given its ``sys.argv``, but were not
+    started by it; they import what they need.
+    """
+    script = sys.argv[0] if sys.argv else ""
+    started = PurePath(script).name in _PROGRAMS and script in sys.orig_argv
+    return started or ("-m", _MODULE) in pairwise(sys.orig_argv)

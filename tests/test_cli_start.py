@@ -83,6 +83,30 @@ def test_other_processes_do_not_wait() -> None:
     assert done.stdout == "True GateSet\n"
 
 
+@pytest.mark.slow
+def test_processes_on_several_devices_have_it_too(tmp_path: Path) -> None:
+    """They are started from the program that waits, under its name."""
+    pytest.importorskip("lightning")
+    model, data = write_model(tmp_path / "m.safetensors"), write_data(tmp_path / "data")
+    options = ("--steps", 2, "--batch-size", 2, "--seconds", 0.25, "--no-report")
+    where = ("--devices", 2, "--accelerator", "cpu", "--budget-memory", "99%", "--scope", "all")
+    command = ("prune", model, "--data", data, "-o", tmp_path / "o.safetensors", *options, *where)
+    script = tmp_path / "sepprune"
+    script.write_text(
+        "import sys\nfrom sepprune_tp.cli import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, *map(str, command), "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["budget"]["memory"]["asked"] == "'99%'"
+
+
 def test_names_that_are_put_off_load_the_package(tmp_path: Path) -> None:
     before = (
         "import sepprune_tp\nassert 'torch' not in sys.modules\n"

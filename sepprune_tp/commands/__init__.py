@@ -53,7 +53,9 @@ def _print_version(wanted: bool) -> None:
 def sepprune(
     version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=_print_version, help="And leave."),
+        typer.Option(
+            "--version", metavar="", is_eager=True, callback=_print_version, help="Print it."
+        ),
     ] = False,
 ) -> None:
     """Options of the program; its help is above."""
