@@ -60,6 +60,8 @@ EXTRAS = {
         "rich>=13.7,<16",
         # The plot of channels kept; the report draws without a display (Agg).
         "matplotlib>=3.8,<4",
+        # Options in a file, and the conf.yml of Asteroid's recipes.
+        "pyyaml>=6,<7",
     ],
     "export": [
         # Writes the ONNX file of `sepprune export`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -28,6 +29,7 @@ from sepprune_tp.recovery.checking import check_run
 from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
 from sepprune_tp.safe_pickle import read_plain
+from sepprune_tp.search.progress import StepBar, progress_line
 from sepprune_tp.search.sharing import Part
 from sepprune_tp.states import load_adam, load_plateau, same
 
@@ -402,7 +404,11 @@ def forked_rng() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(total: int, initial: int, shown: bool) -> Iterator[Any]:
-    """A tqdm bar over steps, which Lightning brings along."""
+    """A bar over steps: of rich on a terminal if it is there, else of tqdm, as Lightning has it."""
+    if shown and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
+        with progress_line("recovery", total, start=initial) as show:
+            yield StepBar(show, initial)
+        return
     tqdm = require("tqdm", "train", "A progress bar")
     bar = tqdm.tqdm(
         total=total,
