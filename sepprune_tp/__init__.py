@@ -11,6 +11,7 @@ from .errors import SepPruneError
 from .gates import GateSet
 from .gates import register_resource as _register_resource
 from .graph import ChannelGraph, channel_graph
+from .history import history
 from .importance import SepPruneImportance
 from .inference import optimize_for_inference
 from .measure.memory import MemoryResource as _MemoryResource
@@ -20,6 +21,7 @@ from .profile import profile
 from .pruner import SepPrunePruner, install
 from .quantisation import quantise
 from .recovery import recalibrate, reconstruct
+from .restoring import restore_dense
 from .search import Budget, SearchResult, learn_gates
 from .version import __version__
 
@@ -39,6 +41,7 @@ __all__ = [
     "SepPrunePruner",
     "__version__",
     "channel_graph",
+    "history",
     "learn_gates",
     "load_pruned",
     "measure_memory",
@@ -47,5 +50,6 @@ __all__ = [
     "quantise",
     "recalibrate",
     "reconstruct",
+    "restore_dense",
     "save_pruned",
 ]

@@ -7,16 +7,15 @@ Where Asteroid keeps what it downloads (``ASTEROID_CACHE``) and where huggingfac
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sepprune_tp.errors import CheckpointError, InputError, require
+from sepprune_tp.files import make_folder, written
 
 __all__ = ["Fetched", "fetch", "is_hub_name", "is_url"]
 
@@ -205,7 +204,7 @@ def _from_url(url: str, source: str, asteroid: Any, hub: Any) -> Path:
     try:
         if hub.constants.HF_HUB_OFFLINE:
             raise InputError("HF_HUB_OFFLINE is set")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         _download(url, target)
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -219,20 +218,15 @@ def _from_url(url: str, source: str, asteroid: Any, hub: Any) -> Path:
 def _download(url: str, target: Path) -> None:
     """Write what is at an address to a file, whole or not at all."""
     request = urllib.request.Request(url, headers={"User-Agent": "sepprune-tp"})
-    handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with (
-            urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
-            os.fdopen(handle, "wb") as f,
-        ):
-            shutil.copyfileobj(answer, f)
-            told = answer.headers.get("Content-Length")
-            if told is not None and f.tell() != int(told):
-                raise OSError(f"it ended after {f.tell()} of {told} bytes")
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with (
+        urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
+        written(target) as scratch,
+        scratch.open("wb") as file,
+    ):
+        shutil.copyfileobj(answer, file)
+        told = answer.headers.get("Content-Length")
+        if told is not None and file.tell() != int(told):
+            raise OSError(f"it ended after {file.tell()} of {told} bytes")
 
 
 def _first_line(error: Exception) -> str:

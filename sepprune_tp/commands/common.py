@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from sepprune_tp.errors import InputError
+from sepprune_tp.files import check_writable
 from sepprune_tp.loading import load_model
 
 __all__ = [
@@ -148,10 +149,7 @@ def say(text: str) -> None:
 
 def writable(out: Path) -> Path:
     """Make the folder of a file to write, before hours of work go into what it will hold."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; give a file name.")
-    return out
+    return check_writable(out)
 
 
 def _device(name: str | None) -> torch.device:

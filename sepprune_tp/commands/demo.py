@@ -18,6 +18,7 @@ from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import SeedOption, console, example_mixture, say
 from sepprune_tp.data import batches
 from sepprune_tp.demo import ASSETS, demo_model, demo_test_set, demo_training_set
+from sepprune_tp.files import make_folder
 from sepprune_tp.job import SearchSettings, shrink
 from sepprune_tp.profile import profile
 from sepprune_tp.recovery import finetune
@@ -81,7 +82,7 @@ def run_demo(
     Returns:
         The content of ``report.json``.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     clock: dict[str, float] = {}
     dense = demo_model()
     rate = int(dense.sample_rate)  # type: ignore[arg-type]
@@ -143,7 +144,7 @@ def _write(out: Path, report: dict[str, Any], models: dict[str, nn.Module]) -> N
         save_pruned(models[stage], out / f"{stage}.safetensors", metadata={"demo": report[stage]})
     for mixture in _mixtures()[:LISTEN]:
         folder = out / "audio" / mixture.stem
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         shutil.copyfile(mixture, folder / "mixture.flac")
         for stage, model in models.items():
             separate_file(model, mixture, folder / stage)

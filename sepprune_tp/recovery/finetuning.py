@@ -6,7 +6,6 @@ Letters: B batch, S sources, T time. SI-SDR and the loss are in dB.
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError, require
+from sepprune_tp.graph.lineage import Lineage, lineage_of, note, set_lineage
+from sepprune_tp.identity import fingerprint
 from sepprune_tp.launching import launch, launched, processes_for
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery.data import Loader, TrainStream, ValidationBatches
@@ -146,6 +147,8 @@ def finetune(
     model.load_state_dict(state.best)
     model.zero_grad(set_to_none=True)
     best = min(state.history, key=lambda record: record["val_loss"])
+    figures = {"si_sdr": best["si_sdr"], "steps": state.step, "seconds": state.seconds}
+    note(model, "recovered", **figures, settings=asdict(chosen))
     return RecoveryResult(
         si_sdr=best["si_sdr"],
         steps=state.step,
@@ -167,28 +170,18 @@ def _elsewhere(
     copied = copy.deepcopy(model).cpu()
     given |= {"devices": devices, "accelerator": accelerator}
     found = launch(_copy, copied, train, val, given, devices=devices, accelerator=accelerator)
-    result, weights = found
+    result, weights, lineage = found
     model.load_state_dict(weights)
+    set_lineage(model, lineage)
     return result
 
 
 def _copy(
     device: torch.device, model: nn.Module, train: Loader, val: Loader, given: dict[str, Any]
-) -> tuple[RecoveryResult, dict[str, Any]]:
+) -> tuple[RecoveryResult, dict[str, Any], Lineage | None]:
     """What each process does; Lightning moves the model to its device."""
     result = finetune(model, train, val, **given)
-    return result, model.state_dict()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the names, shapes and values of the weights, to tell runs apart."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return result, model.state_dict(), lineage_of(model)
 
 
 def _settings(values: dict[str, Any]) -> RecoverySettings:

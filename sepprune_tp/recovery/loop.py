@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError, require
+from sepprune_tp.files import make_folder, write_tensors
 from sepprune_tp.launching import launched
 from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
@@ -96,16 +96,9 @@ class RunState:
 
     def save(self, folder: Path) -> None:
         """Write ``last.pt`` and ``best.pt``, each to a temporary name first."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "last.pt", {f.name: getattr(self, f.name) for f in fields(self)})
-        write(folder / "best.pt", self.best)
-
-
-def write(path: Path, value: Any) -> None:
-    """``torch.save`` to a temporary name, then rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    torch.save(value, temporary)
-    os.replace(temporary, path)
+        make_folder(folder)
+        write_tensors(folder / "last.pt", {f.name: getattr(self, f.name) for f in fields(self)})
+        write_tensors(folder / "best.pt", self.best)
 
 
 def copied(weights: dict[str, Any]) -> dict[str, Any]:

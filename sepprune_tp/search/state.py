@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import make_folder, write_tensors
 from ..gates import GateSet, Lookahead
 
 __all__ = ["SearchState", "load", "restore", "save"]
@@ -63,10 +63,8 @@ def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any
         "ahead": None if state.ahead is None else state.ahead.state(),
         "generator": gates.generator.get_state(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    make_folder(path.parent)
+    write_tensors(path, content)
 
 
 def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
