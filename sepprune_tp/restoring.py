@@ -63,7 +63,8 @@ def restore_dense(
     for name, tensor in named_tensors(small):
         found = lineage.tensors.get(name) or known.get(id(tensor))  # a tied one: under any name
         target = targets[name if found is None or name in targets else found.source]
-        axes = [None] * target.dim() if found is None else found.axes
+        whole_axes: list[list[int] | None] = [None] * target.dim()
+        axes = whole_axes if found is None else found.axes
         _put(target, axes, tensor, name)
     return whole
 

@@ -26,6 +26,7 @@ from sepprune_tp.commands.common import (
     say,
     writable,
 )
+from sepprune_tp.commands.keeping import RestartOption, keeps_state
 from sepprune_tp.commands.pruned import save, say_spent, write_family, write_report
 from sepprune_tp.data import open_mixtures
 from sepprune_tp.errors import DataError, InputError, SepPruneError
@@ -37,6 +38,7 @@ from sepprune_tp.search.sharing import ItemBatches
 __all__ = ["prune"]
 
 
+@keeps_state("checkpoint", "search")
 def prune(
     model: ModelArgument,
     data: DataOption,
@@ -91,8 +93,13 @@ def prune(
         typer.Option(help="Look for the channels that are best after that [default: with it]."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
+        Path | None,
+        typer.Option(
+            help="Keep the search's state here, also at the end [default: beside --out, until the "
+            "end]. A killed or interrupted run goes on from it."
+        ),
     ] = None,
+    restart: RestartOption = False,
     mix: MixOption = None,
     audio_root: AudioRootOption = None,
     seed: SeedOption = 0,

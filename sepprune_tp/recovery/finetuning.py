@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError, require
 from sepprune_tp.graph.lineage import Lineage, lineage_of, note, set_lineage
-from sepprune_tp.identity import fingerprint
+from sepprune_tp.identity import data_identity, fingerprint, loss_identity
+from sepprune_tp.interruption import Stop, stoppable
 from sepprune_tp.launching import launch, launched, processes_for
+from sepprune_tp.locking import alone_with
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery.data import Loader, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings
+from sepprune_tp.recovery.state import RunState
 from sepprune_tp.search.sharing import Part
 
 __all__ = ["RecoveryResult", "finetune", "fingerprint"]
@@ -70,6 +73,8 @@ def finetune(
 
     A run that was killed resumes from the last validation in ``checkpoint_dir`` and ends with the
     same weights, bit for bit, on the same machine: batches and dropout are functions of the step.
+    One that is interrupted (Ctrl-C, SIGTERM) ends its step, or the validation that it is in, and
+    resumes from there; a second signal ends it at once.
 
     Several devices share every batch, so that they end where one does but for rounding (dropout,
     and the statistics of batch norms, are each device's own). They run in processes that are
@@ -103,7 +108,10 @@ def finetune(
             devices cannot share a batch evenly.
         DataError: If a loader is empty or a batch holds NaN or infinity.
         SearchError: If the loss stops being finite; the message names the step.
-        CheckpointError: If ``checkpoint_dir`` holds a run of another model or other settings.
+        CheckpointError: If ``checkpoint_dir`` holds a run of another model, other settings, data or
+            loss.
+        BusyError: If another process fine-tunes with the same ``checkpoint_dir``.
+        KeyboardInterrupt: If the user interrupts it.
         MissingExtraError: If Lightning is not installed.
     """
     with warnings.catch_warnings():  # Lightning's imports warn about their own dependencies
@@ -131,18 +139,28 @@ def finetune(
         }
         return _elsewhere(model, train, val, given, devices, accelerator)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    state = loop.RunState.begin(model, asdict(chosen), fingerprint(model), folder, resume)
+    identity = {
+        "batch_size": batch_size,
+        "train": data_identity(train),
+        "val": data_identity(val),
+        "loss": loss_identity(loss),
+    }
+    was_training, device = model.training, next(model.parameters()).device
     stream = TrainStream(train, batch_size, chosen.seed)
     validation = ValidationBatches(val, batch_size)
-    was_training, device = model.training, next(model.parameters()).device
     with ExitStack() as stack:
+        if folder is not None and Part.mine().rank == 0 and loop.is_first():
+            stack.enter_context(alone_with(folder / "last.pt"))
+        now = (model, asdict(chosen), fingerprint(model))
+        state = RunState.begin(*now, folder, resume, identity)
+        stop = Stop() if folder is None else stack.enter_context(stoppable())
         stack.callback(model.train, was_training)
         stack.callback(model.to, device)
         stack.enter_context(loop.quiet())
         stack.enter_context(loop.forked_rng())
         shown = progress and loop.is_first()
         bar = stack.enter_context(loop.progress_bar(chosen.steps, state.step, shown))
-        module = loop.RecoveryModule(model, loss, chosen, state, folder, stream, bar)
+        module = loop.RecoveryModule(model, loss, chosen, state, folder, stream, bar, stop)
         loop.run(module, validation, accelerator, devices)
     model.load_state_dict(state.best)
     model.zero_grad(set_to_none=True)

@@ -15,7 +15,8 @@ from ..gates import GateSet, Lookahead
 
 __all__ = ["SearchState", "load", "restore", "save"]
 
-_FORMAT = 3
+_FORMAT = 4
+_ANEW = "Start anew with --restart, delete it, or give another path."
 
 
 @dataclass
@@ -30,6 +31,7 @@ class SearchState:
         last: Gates of the last step, shape (N,).
         history: One dict a step.
         ahead: What stands in for closed channels after the warm-up, if the search looks ahead.
+        settled: The final masks and how they were rounded, once they are there.
     """
 
     step: int
@@ -39,6 +41,7 @@ class SearchState:
     last: Tensor
     history: list[dict[str, float]]
     ahead: Lookahead | None = None
+    settled: dict[str, Any] | None = None
 
 
 def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
@@ -62,6 +65,7 @@ def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any
         "history": state.history,
         "ahead": None if state.ahead is None else state.ahead.state(),
         "generator": gates.generator.get_state(),
+        "settled": state.settled,
     }
     make_folder(path.parent)
     write_tensors(path, content)
@@ -86,12 +90,23 @@ def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete "
             "it or give another path."
         ) from error
-    if found != settings or content["format"] != _FORMAT:
+    if content["format"] != _FORMAT:
         raise CheckpointError(
-            f"{path} belongs to another search: it was started with {found}, this one with "
-            f"{settings}. Delete it or give another path."
+            f"{path} was written by another version of sepprune-tp (format {content['format']}, "
+            f"not {_FORMAT}). {_ANEW}"
+        )
+    if differ := [key for key in settings if not _agree(settings[key], found.get(key))]:
+        raise CheckpointError(
+            f"{path} belongs to another search: it was started with "
+            f"{ {key: found.get(key) for key in differ} }, this one with "
+            f"{ {key: settings[key] for key in differ} }. {_ANEW}"
         )
     return content
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two settings may be of one search; None: nothing is known."""
+    return one == other or one is None or other is None
 
 
 def restore(content: dict[str, Any], gates: GateSet, state: SearchState) -> None:
@@ -101,7 +116,7 @@ def restore(content: dict[str, Any], gates: GateSet, state: SearchState) -> None
     state.optimizer.load_state_dict(content["optimizer"])
     state.step, state.history = content["step"], content["history"]
     state.multipliers, state.taylor = content["multipliers"], content["taylor"]
-    state.last = content["last"]
+    state.last, state.settled = content["last"], content["settled"]
     if state.ahead is not None:
         state.ahead.restore(content["ahead"])
     gates.generator.set_state(content["generator"])
