@@ -78,7 +78,8 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         scratch = _scratch(target)
         try:
-            yield scratch
+            with named_failures(target):  # while a full disk is full
+                yield scratch
             os.chmod(scratch, _mode(target))
             _to_disk(scratch)
             os.replace(scratch, target)
@@ -232,5 +233,5 @@ def _number(error: BaseException, folder: Path) -> int | None:
 
 def _message(target: Path, number: int, error: BaseException) -> str:
     why = _ADVICE.get(number, f"{error}.")
-    kept = " The file that is there stays as it was." if target.is_file() else ""
+    kept = " The file that is there stays as it was." if os.path.isfile(target) else ""
     return f"Cannot write {target}: {why}{kept}"
