@@ -6,6 +6,7 @@ work at once. What is raised is a ``KeyboardInterrupt`` in both cases, for SIGTE
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -14,9 +15,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Interrupted", "Stop", "interrupt_behind", "raising_on_termination", "stoppable"]
+__all__ = [
+    "Interrupted",
+    "Stop",
+    "interrupt_behind",
+    "passed_on",
+    "raising_on_termination",
+    "stoppable",
+]
 
 Handler = Any
+_PATIENCE = 60.0  # seconds that a process has to end its step
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,7 +68,8 @@ def stoppable() -> Iterator[Stop]:
     the block has ended.
 
     Yields:
-        Ask it between steps. A second signal raises :class:`Interrupted` wherever the program is.
+        Ask it between steps. The same signal again raises :class:`Interrupted` wherever the program
+        is.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -67,9 +77,9 @@ def stoppable() -> Iterator[Stop]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop:
+        if stop.signal == number:
             raise Interrupted("", number)
-        stop.signal = number
+        stop.signal = stop.signal or number
 
     saved: dict[int, Handler] = {}
     fatal = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -101,6 +111,30 @@ def raising_on_termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """Tell processes that were started in the block of a signal that this one got, and wait.
+
+    From a terminal they get it, too; so they are told by the other of the two signals, for the same
+    one twice would end them in the middle of a step.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        got = getattr(interrupt, "signal", signal.SIGINT)
+        other = signal.SIGINT if got == signal.SIGTERM else signal.SIGTERM
+        children = set(multiprocessing.active_children()) - before
+        for child in children:
+            if child.pid is not None and child.is_alive():
+                os.kill(child.pid, other)
+        for child in children:
+            child.join(_PATIENCE)
+            if child.is_alive():
+                child.kill()
+        raise
 
 
 def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:

@@ -149,11 +149,12 @@ def finetune(
     stream = TrainStream(train, batch_size, chosen.seed)
     validation = ValidationBatches(val, batch_size)
     with ExitStack() as stack:
+        # first of all, since a signal may end the process when it is left
+        stop = Stop() if folder is None else stack.enter_context(stoppable())
         if folder is not None and Part.mine().rank == 0 and loop.is_first():
             stack.enter_context(alone_with(folder / "last.pt"))
         now = (model, asdict(chosen), fingerprint(model))
         state = RunState.begin(*now, folder, resume, identity)
-        stop = Stop() if folder is None else stack.enter_context(stoppable())
         stack.callback(model.train, was_training)
         stack.callback(model.to, device)
         stack.enter_context(loop.quiet())

@@ -62,8 +62,12 @@ class Keeper:
         """Take the file."""
         if self._path is not None:
             path, stack = self._path, self._stack
-            self._processes.by_first(lambda: stack.enter_context(alone_with(path)))
             self._stop = self._signals.enter_context(stoppable())
+            try:
+                self._processes.by_first(lambda: stack.enter_context(alone_with(path)))
+            except BaseException:
+                self._signals.close()
+                raise
         return self
 
     def __exit__(
@@ -73,8 +77,8 @@ class Keeper:
         trace: TracebackType | None,
     ) -> None:
         """Give the file free."""
-        with self._stack:
-            self._signals.close()
+        with self._signals:  # last: a signal may end the process there
+            self._stack.close()
 
     def begin(self, settings: dict[str, Any], batches: Iterable[Any], loss: Any) -> None:
         """Go on where the file says, if there is one.
@@ -125,9 +129,9 @@ class Keeper:
             round_to: How they are rounded; other masks are found for another.
             do: Finds masks (N,) and what they spend.
         """
-        self._signals.close()  # measuring is no step: it is abandoned
         if self._stop:
             raise self._stop.reason(f"the search is in {self._path}")
+        self._signals.close()  # measuring is no step: it is abandoned
         return self._processes.by_first(lambda: self._settled(round_to, do))
 
     def _settled(self, round_to: RoundTo, do: Callable[[], Settled]) -> Settled:
