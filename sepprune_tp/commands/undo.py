@@ -10,7 +10,7 @@ import typer
 from torch import Tensor, nn
 
 from sepprune_tp._modes import eval_mode
-from sepprune_tp.checkpoint import load_pruned, save_pruned
+from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.commands.common import OutOption, example_mixture, open_model, say, writable
 from sepprune_tp.history import history
 from sepprune_tp.reporting.summary import environment
@@ -20,7 +20,10 @@ __all__ = ["undo"]
 
 
 def undo(
-    file: Annotated[Path, typer.Argument(help="A pruned model.", show_default=False)],
+    file: Annotated[
+        str,
+        typer.Argument(help="A pruned model: FILE, or FILE@module:function.", show_default=False),
+    ],
     dense: Annotated[
         str,
         typer.Option(help="The model that it was pruned from: file, name...", show_default=False),
@@ -41,10 +44,10 @@ def undo(
     this is the dense model; of one that was trained since, something between the two.
     """
     writable(out)
-    past, pruned = history(file), load_pruned(file)
-    given = open_model(dense, "cpu")
+    pruned, given = open_model(file, "cpu"), open_model(dense, "cpu")
+    past = history(pruned)
     whole = restore_dense(pruned, given, closed=closed)
-    told = {"from": file.name, "closed": closed, "dense_sha256": past.dense["sha256"]}
+    told = {"from": Path(file).name, "closed": closed, "dense_sha256": past.dense["sha256"]}
     save_pruned(whole, out, metadata={"restored": told, **environment()})
     channels = sum(past.sizes[name] - len(kept) for name, kept in past.kept.items())
     say(f"Put {channels} removed channels back{' as zeros' if closed else ''}. Wrote {out}")

@@ -146,8 +146,10 @@ class Lineage:
         for name, held in self.tensors.items():
             found = tensors.get(name)
             wanted = [None if axis is None else len(axis) for axis in held.axes]
-            if found is None or any(
-                w not in (None, size) for w, size in zip(wanted, found.shape, strict=True)
+            if (
+                found is None
+                or len(wanted) != found.dim()
+                or any(w not in (None, size) for w, size in zip(wanted, found.shape, strict=True))
             ):
                 self.lost = self.lost or f"'{name}' was changed by something else than this package"
 

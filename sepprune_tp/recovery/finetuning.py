@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError, require
 from sepprune_tp.graph.lineage import Lineage, lineage_of, note, set_lineage
@@ -167,7 +168,8 @@ def finetune(
     model.zero_grad(set_to_none=True)
     best = min(state.history, key=lambda record: record["val_loss"])
     figures = {"si_sdr": best["si_sdr"], "steps": state.step, "seconds": state.seconds}
-    note(model, "recovered", **figures, settings=asdict(chosen))
+    how = {"batch_size": batch_size, "loss": identity["loss"], "settings": asdict(chosen)}
+    note(unwrapped(model), "recovered", **figures, **how)
     return RecoveryResult(
         si_sdr=best["si_sdr"],
         steps=state.step,
