@@ -80,7 +80,7 @@ class History:
         """A text for people: one line an event, one a group."""
         dense, lines = self.dense, []
         lines.append(
-            f"dense      {dense['class']}, {dense['params']:,} parameters, sha256 "
+            f"{'dense':<13}  {dense['class']}, {dense['params']:,} parameters, sha256 "
             f"{dense['sha256'][:16]}"
         )
         for event in self.events:
@@ -88,7 +88,7 @@ class History:
             whole = sum(self.sizes[name] for name in event.kept)
             channels = f"{left} of {whole} channels in {len(event.kept)} groups" if whole else ""
             told = [part for part in (channels, *_told(event.facts)) if part]
-            lines.append(f"{event.what:<10} {event.date}  {'; '.join(told)}".rstrip())
+            lines.append(f"{event.what:<13}  {event.date}  {'; '.join(told)}".rstrip())
         width = max(map(len, self.sizes), default=0)
         for name, size in self.sizes.items():
             kept = self.kept[name]
@@ -154,6 +154,9 @@ def _told(facts: Mapping[str, Any]) -> list[str]:
             if isinstance(entry, Mapping) and {"cost", "dense", "bound"} <= entry.keys()
         ]
         told += [f"budget: {', '.join(shares)}"] if shares else []
+    left = facts.get("pruned")
+    if isinstance(left, Mapping) and {"params", "macs"} <= left.keys():
+        told.append(f"{left['params']:,} parameters, {left['macs']:,} MACs")
     for key in ("steps", "si_sdr", "seconds", "layers", "error_before", "error_after"):
         if isinstance(value := facts.get(key), (int, float)):
             told.append(f"{key} {value:g}" if isinstance(value, int) else f"{key} {value:.3g}")

@@ -227,3 +227,23 @@ def test_second_run_and_ctrl_c_from_outside(place: Path, tmp_path: Path) -> None
     assert not lock_of(out).exists() and not lock_of(state).exists()
     kept = torch.load(state, weights_only=True)
     assert kept["step"] == len(kept["history"]) > 0
+
+
+@pytest.mark.slow
+def test_several_devices(place: Path, tmp_path: Path) -> None:
+    """Only the process that started them is told; they end together, with one state."""
+    model, out = place / "dense.safetensors", tmp_path / "pruned.safetensors"
+    options = ("--steps", 3000, *SEARCH[2:], "--devices", 2, "--accelerator", "cpu")
+    state = tmp_path / ".pruned.safetensors.search"
+    steps = 0
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        run = Run(_words(place, "prune", model, out, options), tmp_path / "log")
+        run.wait_for(state)
+        while torch.load(state, weights_only=True)["step"] == steps:
+            assert run.process.is_alive(), run.said()
+        assert run.process.pid is not None
+        os.kill(run.process.pid, number)
+        assert run.wait() == status, run.said()
+        assert torch.load(state, weights_only=True)["step"] > steps
+        steps = torch.load(state, weights_only=True)["step"]
+        assert files(tmp_path) == [state.name, "log"], "no process holds a lock"
