@@ -7,6 +7,7 @@ who holds it. A lock file that a killed process left behind locks nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ except ImportError:  # Windows: files are written, and nobody keeps others from 
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["alone_with", "lock_of"]
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""Of file systems that lock nothing: work goes on as if it were alone."""
 
 
 def lock_of(path: str | os.PathLike[str]) -> Path:
@@ -73,7 +77,9 @@ def _take(lock: Path, target: Path) -> int:
             holder = _holder(handle)
             os.close(handle)
             raise BusyError(_busy(target, holder)) from error
-        except BaseException:
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return handle
             os.close(handle)
             raise
         with contextlib.suppress(FileNotFoundError):

@@ -204,6 +204,17 @@ def test_a_model_that_was_changed_otherwise_is_refused(tmp_path: Path) -> None:
         restore(pruned, dense)
 
 
+def test_pickled_models_remember_without_our_classes(tmp_path: Path) -> None:
+    dense, x = built("ConvTasNet-gLN")
+    pruned = cut(copy.deepcopy(dense), x)
+    torch.save(pruned, tmp_path / "model.pt")
+    assert b"sepprune_tp.graph" not in (tmp_path / "model.pt").read_bytes()
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert history(again).plain() == history(pruned).plain()
+    assert_same(restore(again, dense), dense)
+    assert lineage_of(copy.deepcopy(pruned)) is not lineage_of(pruned)
+
+
 def test_a_pruning_function_that_is_no_selection(tmp_path: Path) -> None:
     """What cannot be followed is said, not guessed."""
 

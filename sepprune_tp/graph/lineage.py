@@ -7,6 +7,7 @@ however often it is cut.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -69,6 +70,14 @@ class Lineage:
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             return cls(dense, lost="it was pruned without its weights (on the meta device)")
         return cls({**dense, "sha256": fingerprint(model)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled models need no class of this package for it."""
+        return dict, (self.plain(),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lineage:
+        """Of a copy of the model."""
+        return Lineage.from_plain(copy.deepcopy(self.plain()), "the model")
 
     # -- cuts -------------------------------------------------------------------------------------
 
@@ -231,7 +240,10 @@ class Lineage:
 
 def lineage_of(model: nn.Module) -> Lineage | None:
     """What is known of a pruned model's past; None if it was never cut on a channel graph."""
-    found: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    found = model.__dict__.get(_ATTRIBUTE)
+    if isinstance(found, dict):  # it was pickled
+        set_lineage(model, Lineage.from_plain(found, "the model"))
+        return lineage_of(model)
     return found
 
 

@@ -72,8 +72,9 @@ def finetune(
 ) -> RecoveryResult:
     """Train a separator in place with Lightning and leave it with its best weights.
 
-    A run that was killed resumes from the last validation in ``checkpoint_dir`` and ends with the
-    same weights, bit for bit, on the same machine: batches and dropout are functions of the step.
+    A run that was killed resumes from the last validation in ``checkpoint_dir``, or from a minute
+    before (one device), and ends with the same weights, bit for bit, on the same machine: batches
+    and dropout are functions of the step.
     One that is interrupted (Ctrl-C, SIGTERM) ends its step, or the validation that it is in, and
     resumes from there; a second signal ends it at once.
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["RecoveryModule", "forked_rng", "is_first", "progress_bar", "quiet", "run"]
 
 
+_SECONDS = 60.0  # between writes at most, where one device decides
+
+
 class Stopped(Exception):
     """The user wants an end, and the state is written."""
 
@@ -59,7 +62,8 @@ class RecoveryModule(lightning.LightningModule):
         self.train_forward: Callable[[Tensor], Tensor] = (
             torch.compile(model.forward, dynamic=False) if settings.compile else model
         )
-        self._began = time.monotonic() - state.seconds
+        self._saved = time.monotonic()
+        self._began = self._saved - state.seconds
         self._losses: list[float] = list(state.losses) if is_first() else []
         self._validation: list[tuple[int, float, float]] = []
         self._plateau: ReduceLROnPlateau | None = None
@@ -140,10 +144,14 @@ class RecoveryModule(lightning.LightningModule):
         self.state.step += 1
         self.bar.update(1)
         self.bar.set_postfix_str(f"loss {self._losses[-1]:.2f} dB", refresh=False)
-        if self._wants_end() and self.state.step < self._next_validation():
+        if self.state.step >= self._next_validation():
+            return
+        late = self.stream.part.count == 1 and time.monotonic() - self._saved > _SECONDS
+        if (ending := self._wants_end()) or late:
             self._note_training()
             self.state.seconds, self.state.losses = self.seconds(), list(self._losses)
             self._save()
+        if ending:
             raise Stopped
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -188,6 +196,7 @@ class RecoveryModule(lightning.LightningModule):
         if self.folder is not None and self.trainer.is_global_zero:
             self.state.weights = copied(self.model.state_dict())
             self.state.save(self.folder)
+        self._saved = time.monotonic()
 
     def _wants_end(self) -> bool:
         """Whether a signal came, on any device."""

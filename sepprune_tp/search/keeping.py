@@ -129,7 +129,7 @@ class Keeper:
             round_to: How they are rounded; other masks are found for another.
             do: Finds masks (N,) and what they spend.
         """
-        if self._stop:
+        if self._path is not None and self._processes.any(bool(self._stop)):
             raise self._stop.reason(f"the search is in {self._path}")
         self._signals.close()  # measuring is no step: it is abandoned
         return self._processes.by_first(lambda: self._settled(round_to, do))
