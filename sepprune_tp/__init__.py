@@ -18,6 +18,7 @@ if not _is_put_off():
     from .gates import GateSet
     from .gates import register_resource as _register_resource
     from .graph import ChannelGraph, channel_graph
+    from .history import history
     from .importance import SepPruneImportance
     from .inference import optimize_for_inference
     from .measure.memory import MemoryResource as _MemoryResource
@@ -27,6 +28,7 @@ if not _is_put_off():
     from .pruner import SepPrunePruner, install
     from .quantisation import quantise
     from .recovery import recalibrate, reconstruct
+    from .restoring import restore_dense
     from .search import Budget, SearchResult, learn_gates
 
     install()
@@ -45,6 +47,7 @@ __all__ = [
     "SepPrunePruner",
     "__version__",
     "channel_graph",
+    "history",
     "learn_gates",
     "load_pruned",
     "measure_memory",
@@ -53,6 +56,7 @@ __all__ = [
     "quantise",
     "recalibrate",
     "reconstruct",
+    "restore_dense",
     "save_pruned",
 ]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,11 @@ from torch import Tensor, nn
 from sepprune_tp._optimised import rewritten_in
 from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.architectures.bounded import Room
-from sepprune_tp.errors import CheckpointError, InputError, require
+from sepprune_tp.errors import CheckpointError, InputError, WriteError, require
 from sepprune_tp.extent import is_bounded, short
+from sepprune_tp.files import write_bytes
 from sepprune_tp.fitting import check_kinds, check_shapes
+from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
 from sepprune_tp.skeleton import build_skeleton, describe_class
 from sepprune_tp.structure import (
     Sizes,
@@ -36,10 +37,20 @@ from sepprune_tp.structure import (
 )
 from sepprune_tp.version import __version__
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "Header", "load_pruned", "read_header", "save_pruned"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "Header",
+    "load_pruned",
+    "read_header",
+    "read_lineage",
+    "save_pruned",
+]
 
 FORMAT = "sepprune-tp"
 FORMAT_VERSION = 1
+HISTORY = "history"
+"""Name of the string that holds the past of a pruned model; files of a dense one have none."""
 PURPOSE = "Reading and writing pruned models"
 
 
@@ -82,7 +93,8 @@ def save_pruned(
 
     Raises:
         CheckpointError: If the model holds state that is not a tensor or was rewritten by
-            ``optimize_for_inference``, or ``path`` cannot be written.
+            ``optimize_for_inference``.
+        WriteError: If ``path`` cannot be written; what was there stays as it was.
         InputError: If ``metadata`` is not JSON data.
     """
     safetensors = require("safetensors.torch", "files", PURPOSE)
@@ -94,7 +106,7 @@ def save_pruned(
         )
     target = Path(path)
     if not target.parent.is_dir():
-        raise CheckpointError(f"Cannot write {target}: its folder does not exist. Create it first.")
+        raise WriteError(f"Cannot write {target}: its folder does not exist. Create it first.")
     stored, aliases = _unique_tensors(model)
     header = Header(
         versions=_versions(),
@@ -109,16 +121,11 @@ def save_pruned(
         "format_version": str(FORMAT_VERSION),
         "header": _to_json(header),
     }
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        safetensors.save_file(stored, scratch, metadata=strings)
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-    return target
+    if (lineage := lineage_of(model)) is not None:
+        lineage.close(metadata)
+        lineage.check(model)
+        strings[HISTORY] = json.dumps(lineage.plain())
+    return write_bytes(target, safetensors.save(stored, metadata=strings))
 
 
 def load_pruned(
@@ -157,9 +164,35 @@ def load_pruned(
         raise CheckpointError(_unlike(where, error)) from error
     check_shapes(skeleton, where)
     skeleton.eval()
+    set_lineage(skeleton, read_lineage(path))
     if device is not None:
         skeleton.to(device)
     return skeleton
+
+
+def read_lineage(path: str | os.PathLike[str]) -> Lineage | None:
+    """Read what a file says about the past of its model, without its tensors.
+
+    Args:
+        path: A file that ``save_pruned`` wrote.
+
+    Returns:
+        The past; None if the file is of an older version, or of a model that was not pruned on a
+        channel graph.
+
+    Raises:
+        CheckpointError: As ``load_pruned``.
+    """
+    text = _strings(Path(path))[0].get(HISTORY)
+    if text is None:
+        return None
+    try:
+        return Lineage.from_plain(json.loads(text), str(path))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"The history in {path} cannot be read ({error}); the file was changed after it was "
+            "written."
+        ) from error
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -194,6 +227,12 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 def _open(path: Path) -> tuple[Header, Any]:
     """Header and the open safetensors file, or an error that says what the file looks like."""
+    strings, file = _strings(path)
+    return _parse(strings, path), file
+
+
+def _strings(path: Path) -> tuple[dict[str, str], Any]:
+    """The strings of a file of ours, and the open file."""
     safetensors = require("safetensors", "files", PURPOSE)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
@@ -210,7 +249,7 @@ def _open(path: Path) -> tuple[Header, Any]:
             f"{FORMAT!r}): it holds tensors without the structure of the model. Load it where "
             "it came from, then use save_pruned."
         )
-    return _parse(strings, path), file
+    return strings, file
 
 
 def _parse(strings: dict[str, str], path: Path) -> Header:
@@ -325,10 +364,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _umask() -> int:
-    """The process's file mode mask (there is no way to read it without setting it)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sepprune_tp.errors import SepPruneError, require
+from sepprune_tp.interruption import interrupt_behind, raising_on_termination
 
 if TYPE_CHECKING:
     from sepprune_tp.commands.running import Interrupted
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FAILED = 2
-INTERRUPTED = 130
 _SYSTEM = {
     errno.EACCES: "Give another path, or change the permissions.",
     errno.EPERM: "Give another path, or change the permissions.",
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process if None.
 
     Returns:
-        0, or 2 if the command failed for a reason that the user can mend, 130 if interrupted (128
-        and the number of the signal).
+        0, or 2 if the command failed for a reason that the user can mend, 130 if interrupted, 143
+        if terminated (128 and the number of the signal).
 
     Raises:
         Exception: What only a mistake of ours causes; Python then prints a traceback with a line
@@ -60,20 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SepPruneError as error:
         return told.failure(error)
     told = _Told(wants_json(given))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), raising_on_termination():
         warnings.showwarning = _show_warning
         try:
             # With JSON, usage errors come here as well; else typer prints them.
             code = app(args=given, prog_name="sepprune", standalone_mode=not told.json)
             return code if isinstance(code, int) else 0
         except SystemExit as stop:
+            if (interrupt := interrupt_behind(stop)) is not None:  # a library left the program
+                return told.interrupted(Stopped(interrupt), given)
             return stop.code if isinstance(stop.code, int) else FAILED
         except SepPruneError as error:
             return told.failure(error)
         except Stopped as stop:
-            return told.failure(stop, stop.code, _to_go_on(stop, given))
+            return told.interrupted(stop, given)
         except KeyboardInterrupt as stop:
-            return told.failure(stop, INTERRUPTED)
+            return told.interrupted(Stopped(stop), given)
         except Exception as error:
             if hasattr(error, "format_message"):  # a usage error of typer
                 return told.failure(error, getattr(error, "exit_code", FAILED))
@@ -95,13 +97,15 @@ class _Told:
         """Say it, and give the exit code."""
         formatted = getattr(error, "format_message", None)  # of typer's own errors
         text = text or str(error if formatted is None else formatted())
-        if isinstance(error, KeyboardInterrupt):
-            text = text or "Interrupted."
         if self.json:
             print(json.dumps({"error": text, "kind": _kind(error)}))
         else:
             print(text if _kind(error) == "Interrupted" else f"Error: {text}", file=sys.stderr)
         return code
+
+    def interrupted(self, stop: Interrupted, given: list[str]) -> int:
+        """Likewise, and how to go on."""
+        return self.failure(stop, stop.code, _to_go_on(stop, given))
 
 
 def _to_go_on(stop: Interrupted, given: list[str]) -> str:
@@ -124,8 +128,6 @@ def _advice(error: Exception) -> str:
 
 def _kind(error: BaseException) -> str:
     """The error's class; a usage error of typer, which has many, is one kind."""
-    if isinstance(error, KeyboardInterrupt):
-        return "Interrupted"
     return "UsageError" if hasattr(error, "format_message") else type(error).__name__
 
 

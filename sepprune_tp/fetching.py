@@ -7,9 +7,7 @@ Where Asteroid keeps what it downloads (``ASTEROID_CACHE``) and where huggingfac
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -18,6 +16,7 @@ from typing import Any
 
 from sepprune_tp.errors import CheckpointError, InputError, require
 from sepprune_tp.extent import short
+from sepprune_tp.files import make_folder, written
 
 __all__ = ["Fetched", "fetch", "is_hub_name", "is_url"]
 
@@ -215,7 +214,7 @@ def _from_url(url: str, source: str, asteroid: Any, hub: Any) -> Path:
     try:
         if hub.constants.HF_HUB_OFFLINE:
             raise InputError("HF_HUB_OFFLINE is set")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         _download(url, target)
     except (OSError, ValueError, HTTPException) as error:
         raise CheckpointError(
@@ -229,23 +228,18 @@ def _from_url(url: str, source: str, asteroid: Any, hub: Any) -> Path:
 def _download(url: str, target: Path) -> None:
     """Write what is at an address to a file, whole or not at all."""
     request = urllib.request.Request(url, headers={"User-Agent": "sepprune-tp"})
-    handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with (
-            os.fdopen(handle, "wb") as f,
-            urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
-        ):
-            told = answer.headers.get("Content-Length")
-            while part := answer.read(1 << 20):
-                f.write(part)
-                if f.tell() > LARGEST:
-                    raise OSError(f"it is larger than {LARGEST} bytes, which no model is")
-            if told is not None and f.tell() != int(told):
-                raise OSError(f"it ended after {f.tell()} of {told} bytes")
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with (
+        urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
+        written(target) as scratch,
+        scratch.open("wb") as file,
+    ):
+        told = answer.headers.get("Content-Length")
+        while part := answer.read(1 << 20):
+            file.write(part)
+            if file.tell() > LARGEST:
+                raise OSError(f"it is larger than {LARGEST} bytes, which no model is")
+        if told is not None and file.tell() != int(told):
+            raise OSError(f"it ended after {file.tell()} of {told} bytes")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from sepprune_tp._modes import device_of
 from sepprune_tp.errors import CheckpointError
 from sepprune_tp.extent import short
 from sepprune_tp.fitting import check_kinds, check_shapes
+from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
 from sepprune_tp.structure import (
     apply_structure,
     check_content,
@@ -33,8 +34,8 @@ def form_of(model: nn.Module) -> Form:
     """All of a model that its state dict does not hold, and that pruning changes.
 
     Returns:
-        Plain data and tensors on the CPU: ``structure``, ``aliases``, ``frozen``, and ``unsaved``
-        (buffers that are not persistent).
+        Plain data and tensors on the CPU: ``structure``, ``aliases``, ``frozen``, ``unsaved``
+        (buffers that are not persistent) and ``lineage``, its past.
     """
     saved = model.state_dict()
     first: dict[int, str] = {}
@@ -48,6 +49,7 @@ def form_of(model: nn.Module) -> Form:
         "aliases": aliases,
         "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
         "unsaved": {name: _copy(tensors[name]) for name in tensors if name not in saved},
+        "lineage": None if (lineage := lineage_of(model)) is None else lineage.plain(),
     }
 
 
@@ -77,6 +79,8 @@ def give_form(model: nn.Module, form: Form, tensors: dict[str, Tensor]) -> bool:
     given = {**tensors, **form["unsaved"]}
     wanted = {name: tuple(tensor.shape) for name, tensor in given.items()}
     present = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    past = form.get("lineage")  # None in older files
+    set_lineage(model, None if past is None else Lineage.from_plain(past, "the checkpoint"))
     if all(wanted.get(name) == shape for name, shape in present.items()):
         return False
     device, dtype = device_of(model), _dtype_of(model)

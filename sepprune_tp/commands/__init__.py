@@ -15,11 +15,13 @@ from sepprune_tp.commands.evaluate import evaluate
 from sepprune_tp.commands.explain import explain
 from sepprune_tp.commands.export import export
 from sepprune_tp.commands.finetune import finetune
+from sepprune_tp.commands.history import history
 from sepprune_tp.commands.profile import profile
 from sepprune_tp.commands.prune import prune
 from sepprune_tp.commands.publish import publish
 from sepprune_tp.commands.running import Command, ready
 from sepprune_tp.commands.separate import separate
+from sepprune_tp.commands.undo import undo
 from sepprune_tp.version import __version__
 
 __all__ = ["app"]
@@ -70,6 +72,8 @@ for command in (
     separate,
     export,
     benchmark,
+    history,
+    undo,
     publish,
     demo,
 ):

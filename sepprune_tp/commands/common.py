@@ -5,7 +5,6 @@ Nothing here imports torch before a command runs, so that help and completion ar
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from sepprune_tp.commands.output import console, note, say
 from sepprune_tp.errors import InputError
+from sepprune_tp.files import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -220,16 +220,9 @@ def writable(out: Path, make: bool = True) -> Path:
         make: Whether to; a dry run only looks.
 
     Raises:
-        InputError: If there can be no such file.
+        WriteError: If there can be no such file.
     """
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; give a file name.")
-    above = next((folder for folder in out.absolute().parents if folder.exists()), None)
-    if above is not None and not (above.is_dir() and os.access(above, os.W_OK)):
-        raise InputError(f"--out {out} cannot be written: {above} is no folder to write into.")
-    if make:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    return out
+    return check_writable(out, make)
 
 
 def _device(name: str | None) -> torch.device:

@@ -24,6 +24,7 @@ from sepprune_tp.commands.common import (
 )
 from sepprune_tp.commands.output import show, visible, watched
 from sepprune_tp.errors import require
+from sepprune_tp.files import make_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +102,7 @@ def run_demo(
     from sepprune_tp.reporting.page import html_page
     from sepprune_tp.reporting.summary import STAGES, environment, finite, profile_table
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     clock: dict[str, float] = {}
     dense = demo_model().to(device)
     rate = int(dense.sample_rate)  # type: ignore[arg-type]
@@ -199,7 +200,7 @@ def _write(out: Path, report: dict[str, Any], models: dict[str, nn.Module]) -> N
         save_pruned(models[stage], out / f"{stage}.safetensors", metadata={"demo": report[stage]})
     for mixture in _mixtures()[:LISTEN]:
         folder = out / "audio" / mixture.stem
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         shutil.copyfile(mixture, folder / "mixture.flac")
         for stage, model in models.items():
             separate_file(model, mixture, folder / stage)

@@ -26,11 +26,13 @@ from sepprune_tp.commands.common import (
     say,
     writable,
 )
+from sepprune_tp.commands.keeping import RestartOption, keeps_state
 from sepprune_tp.commands.output import visible
 
 __all__ = ["finetune"]
 
 
+@keeps_state("checkpoint_dir", "recovery")
 def finetune(
     model: ModelArgument,
     data: DataOption,
@@ -42,8 +44,13 @@ def finetune(
     seconds: Annotated[float, typer.Option(help="Length of the mixtures.")] = 2.0,
     val_every: Annotated[int, typer.Option(help="Steps between validations.")] = 100,
     checkpoint_dir: Annotated[
-        Path | None, typer.Option(help="Keep the state here, and go on from it if it is there.")
+        Path | None,
+        typer.Option(
+            help="Keep the state in this folder, also at the end [default: beside --out, until the "
+            "end]. A killed or interrupted run goes on from it."
+        ),
     ] = None,
+    restart: RestartOption = False,
     distill: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="The dense model, to learn from its estimates as well."),

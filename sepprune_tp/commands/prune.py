@@ -26,6 +26,7 @@ from sepprune_tp.commands.common import (
     words,
     writable,
 )
+from sepprune_tp.commands.keeping import RestartOption, keeps_state
 from sepprune_tp.errors import DataError, InputError
 
 __all__ = ["prune"]
@@ -33,6 +34,7 @@ __all__ = ["prune"]
 BUDGET, SEARCH = "Budget: a share such as 0.5 or 50%, or a figure with its unit", "Search"
 
 
+@keeps_state("checkpoint", "search")
 def prune(
     model: Annotated[str, typer.Argument(metavar="MODEL", hidden=True)],
     data: DataOption,
@@ -111,6 +113,7 @@ def prune(
         Path | None,
         typer.Option(metavar="FILE", help="Its state, to go on from.", rich_help_panel=SEARCH),
     ] = None,
+    restart: RestartOption = False,
     report: Annotated[
         bool,
         typer.Option(metavar="", show_default=False, help="HTML, Markdown, JSON beside the model."),

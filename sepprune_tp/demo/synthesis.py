@@ -25,6 +25,7 @@ from sepprune_tp.demo.sentences import make_sentences
 from sepprune_tp.demo.voices import Voice, check_voices
 from sepprune_tp.errors import DataError, InputError, require
 from sepprune_tp.extent import short
+from sepprune_tp.files import make_folder, written
 
 __all__ = ["SAMPLE_RATE", "load_or_synthesise", "synthesise_corpus"]
 
@@ -185,12 +186,10 @@ def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
 def _store(path: Path, corpus: Corpus) -> None:
     """Write a corpus as 16-bit samples, through a temporary name."""
     utterances = [utterance for speaker in corpus.values() for utterance in speaker]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    make_folder(path.parent)
+    with written(path) as scratch, scratch.open("wb") as file:
         np.savez(
             file,
             samples=np.round(np.concatenate(utterances) * 32767.0).astype(np.int16),
             lengths=np.array([len(utterance) for utterance in utterances], dtype=np.int64),
         )
-    os.replace(temporary, path)

@@ -37,6 +37,8 @@ def check_run(state: Any, model: nn.Module) -> None:
             raise ValueError(f"its {name} is no {kind.__name__}")
     if min(state.step, state.stale, state.seconds) < 0 or not all(map(_is_record, state.history)):
         raise ValueError("its history is not one of validations")
+    if not isinstance(state.losses, list) or not all(isinstance(x, float) for x in state.losses):
+        raise ValueError("its losses are no numbers")
     if not all(isinstance(part, dict) for part in (state.optimizer, state.plateau)):
         raise ValueError("its optimiser has no state")
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from ...errors import WriteError
+from ...files import make_folder, write_text
+
 __all__ = ["TimeCache", "cache_folder", "machine_key"]
 
 
@@ -79,9 +82,7 @@ class TimeCache:
         if self.path is None or not self._new:
             return
         content = {"machine": self._machine, "seconds": {**self._read(), **self._seconds}}
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content))
-            os.replace(temporary, self.path)
+        with contextlib.suppress(WriteError):
+            make_folder(self.path.parent)
+            write_text(self.path, json.dumps(content))
         self._new = False
