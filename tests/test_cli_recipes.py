@@ -17,6 +17,8 @@ from cli_case import SPLITS, message, result, run, write_data, write_model
 from data_trees import mixtures, write_audio
 
 from sepprune_tp.commands.datasets import open_data
+from sepprune_tp.data import open_mixtures
+from sepprune_tp.errors import InputError
 
 RECIPE = """
 filterbank: {n_filters: 512, kernel_size: 16, stride: 8}
@@ -114,6 +116,19 @@ def test_flags_may_stand_in_a_recipe(
     assert plan["steps"] == 3 and plan["bounds"][0]["asked"] == "0.7"
 
 
+def test_other_data_is_not_looked_for_under_the_recipes_names(
+    recipe: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_data(tmp_path / "other", "mix")  # no mix_clean, as the recipe's task says
+    out, command = tmp_path / "o.safetensors", ("prune", model, "--config", recipe)
+    plan = result(capsys, *command, "-o", out, "--dry-run", "--data", other)
+    assert plan["training_mixtures"] == SPLITS["tr"] and plan["batch_size"] == 3
+    shutil.rmtree(tmp_path / "egs" / "data")
+    assert run(*command, "-o", out, "--dry-run", "--data", other) == 0
+    said = capsys.readouterr().err
+    assert "Left out: data.train_dir, data.valid_dir, data.task" in said
+
+
 def test_the_folders_named_are_those_read(recipe: Path, tmp_path: Path) -> None:
     """Not the first that the layout would give, and all of it: no mixture is held out."""
     root = tmp_path / "egs" / "data" / "wav8k" / "min"
@@ -149,3 +164,13 @@ def test_data_may_be_a_recipe(
     plain = tmp_path / "plain.yml"
     plain.write_text("steps: 3\n")
     assert "has no section data" in message(capsys, "evaluate", model, "--data", plain)
+
+
+def test_a_folder_for_each_split(tmp_path: Path) -> None:
+    """From Python; a folder of one split is read whole, where one of all is divided."""
+    write_audio(tmp_path / "all", mixtures(10))
+    assert len(open_mixtures(tmp_path / "all", "val", sample_rate=8000)) == 1
+    by_split = {"val": tmp_path / "all"}
+    with pytest.raises(InputError, match=r"No folder was given for the split 'train', but for val"):
+        open_mixtures(by_split, "train", sample_rate=8000)
+    assert len(open_mixtures(by_split, "val", sample_rate=8000)) == 10

@@ -135,9 +135,10 @@ def read_recipe(
     given: dict[str, tuple[str, Any]] = {}
     if "data" in sections:
         data = read_data(path, sections["data"])
-        given["data"] = ("data.train_dir, data.valid_dir", str(path))
-        given["mix"] = ("data.task", data.mix)
-        given["sample_rate"] = ("data.sample_rate", data.sample_rate)
+        if "data" not in typed:  # else these are of other data
+            given["data"] = ("data.train_dir, data.valid_dir", str(path))
+            given["mix"] = ("data.task", data.mix)
+            given["sample_rate"] = ("data.sample_rate", data.sample_rate)
         given["seconds"] = ("data.segment", data.seconds)
     training, optim = sections.get("training", {}), sections.get("optim", {})
     _known(path, "training", training, {"batch_size"}, _TRAINING_LEFT)
