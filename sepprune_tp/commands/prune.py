@@ -95,8 +95,8 @@ def prune(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the search's state here, also at the end [default: beside --out, until the "
-            "end]. A killed or interrupted run goes on from it."
+            help="Keep the search's state here, also at the end (else beside --out, until the "
+            "end). A killed or interrupted run goes on from it."
         ),
     ] = None,
     restart: RestartOption = False,
