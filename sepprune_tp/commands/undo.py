@@ -33,8 +33,8 @@ def undo(
         bool,
         typer.Option(
             "--closed",
-            help="Leave the removed channels closed (zeros): the model computes what the pruned one "
-            "does, but for norms that take statistics over several channels.",
+            help="Leave the removed channels closed (zeros): the model computes what the pruned "
+            "one does, but for norms that take statistics over several channels.",
         ),
     ] = False,
 ) -> None:
