@@ -78,8 +78,8 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             with named_failures(target):  # while a full disk is full
                 yield scratch
-            os.chmod(scratch, _mode(target))
             _to_disk(scratch)
+            os.chmod(scratch, _mode(target))
             os.replace(scratch, target)
         finally:
             scratch.unlink(missing_ok=True)
@@ -200,12 +200,15 @@ def _scratch(target: Path) -> Path:
 
 def _to_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":
+    folder = path.is_dir()
+    if folder and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
-        with contextlib.suppress(*(() if path.is_file() else (OSError,))):
-            os.fsync(handle)
+        os.fsync(handle)
+    except OSError as error:
+        if not folder and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise  # other numbers: this file system knows no such thing
     finally:
         os.close(handle)
 

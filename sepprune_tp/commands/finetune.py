@@ -46,8 +46,8 @@ def finetune(
     checkpoint_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the state in this folder, also at the end [default: beside --out, until the "
-            "end]. A killed or interrupted run goes on from it."
+            help="Keep the state in this folder, also at the end (else beside --out, until the "
+            "end). A killed or interrupted run goes on from it."
         ),
     ] = None,
     restart: RestartOption = False,

@@ -36,8 +36,8 @@ def undo(
         bool,
         typer.Option(
             "--closed",
-            help="Leave the removed channels closed (zeros), so that the model computes what the "
-            "pruned one does.",
+            help="Leave the removed channels closed (zeros): the model computes what the pruned "
+            "one does, but for norms that take statistics over several channels.",
         ),
     ] = False,
 ) -> dict[str, Any]:
