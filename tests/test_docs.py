@@ -82,6 +82,10 @@ def test_every_command_line_parses() -> None:
     for page in PAGES:
         for line, arguments in commands_of(page.read_text()):
             count += 1
+            if "--config" in arguments:  # the file is the reader's
+                place = arguments.index("--config")
+                arguments = arguments[:place] + arguments[place + 2 :]
+                arguments += ["--data", "data", "-o", "out.safetensors"]
             try:
                 parsed(arguments)
             except Exception as error:

@@ -270,3 +270,19 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not the model that was pruned" in capsys.readouterr().err
     assert main(["history", str(given)]) == 2
     assert "tells nothing of its past" in capsys.readouterr().err
+
+
+def test_undo_of_models_that_are_not_asteroids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typer")
+    from sepprune_tp.cli import main
+
+    dense, x = built("PlainConv")
+    given = save_pruned(dense, tmp_path / "dense.safetensors")
+    pruned = save_pruned(cut(copy.deepcopy(dense), x), tmp_path / "small.safetensors")
+    words = [f"{path}@architectures:PlainConv" for path in (pruned, given)]
+    out = tmp_path / "again.safetensors"
+    assert main(["undo", words[0], "--dense", words[1], "-o", str(out)]) == 0
+    assert "channels back" in capsys.readouterr().out
+    assert_same(load_pruned(out, BUILDERS["PlainConv"]()), dense)

@@ -140,6 +140,14 @@ def test_finetune_killed_everywhere(place: Path, tmp_path: Path) -> None:
         assert files(tmp_path / ".tuned.safetensors.recovery"), point
         assert ("Going on from" in run.said()) == (number > 0)
     assert "Going on from" in _run(place, "finetune", model, out, RECOVERY)
+    given = tmp_path / "given"
+    given.mkdir()
+    one = (*RECOVERY, "--steps", 1, "--checkpoint-dir", given)
+    assert "Going on" not in _run(place, "finetune", model, tmp_path / "one", one)
+    assert files(given) == ["best.pt", "last.pt"], "a state with a place of its own stays"
+    (tmp_path / "one").unlink()
+    for path in (*given.iterdir(), given):
+        path.rmdir() if path.is_dir() else path.unlink()
     whole = place / "whole" / "tuned.safetensors"
     assert same(out, whole) and not same(out, model)
     assert files(tmp_path) == ["tuned.safetensors"]

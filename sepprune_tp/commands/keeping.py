@@ -51,12 +51,12 @@ def keeps_state(option: str, ending: str) -> Callable[[Command], Command]:
             with alone_with(out):
                 if given.get("restart"):
                     _remove(state)
-                elif state.exists():
+                elif _there(state):
                     note(f"Going on from {state} (--restart starts anew).")
                 try:
                     result = command(**{**given, option: state})
                 except KeyboardInterrupt as stop:
-                    if state.exists() and not str(stop):
+                    if _there(state) and not str(stop):
                         number = getattr(stop, "signal", 2)
                         raise Interrupted(f"what was done is in {state}", number) from stop
                     raise
@@ -67,6 +67,10 @@ def keeps_state(option: str, ending: str) -> Callable[[Command], Command]:
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+def _there(state: Path) -> bool:
+    return state.is_file() or (state / _OF_RECOVERY[0]).is_file()
 
 
 def _remove(state: Path) -> None:
