@@ -71,6 +71,9 @@ def parsed(arguments: list[str]) -> Any:
     from sepprune_tp.commands import app
 
     group = typer.main.get_command(app)
+    if arguments == ["--install-completion"]:  # would write to the home folder
+        assert any("--install-completion" in parameter.opts for parameter in group.params)
+        return None
     with group.make_context("sepprune", list(arguments), resilient_parsing=False) as context:
         name, command, rest = group.resolve_command(context, list(arguments))
         return command.make_context(name, rest, parent=context)

@@ -87,7 +87,7 @@ def read_recovery(path: Path) -> int:
     from sepprune_tp.recovery.finetuning import fingerprint
 
     model = copy.deepcopy(FIRST)
-    state = RunState.begin(model, asdict(SETTINGS), fingerprint(model), path.parent, True)
+    state = RunState.begin(model, asdict(SETTINGS), fingerprint(model), path.parent, True, {})
     stream = TrainStream(DATA, 2, SETTINGS.seed)
     module = RecoveryModule(model, pit_neg_si_sdr, SETTINGS, state, path.parent, stream, None)
     optimizer = module.configure_optimizers()
