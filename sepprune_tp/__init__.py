@@ -11,14 +11,16 @@ from ._starting import is_put_off as _is_put_off
 from .version import __version__
 
 if not _is_put_off():
+    from sepprune_tp.checkpoint import load_pruned, save_pruned
+    from sepprune_tp.checkpoint.history import history
+    from sepprune_tp.checkpoint.restoring import restore_dense
+
     from .architectures import mend_asteroid as _mend_asteroid
-    from .checkpoint import load_pruned, save_pruned
     from .distillation import Distillation
     from .errors import SepPruneError
     from .gates import GateSet
     from .gates import register_resource as _register_resource
     from .graph import ChannelGraph, channel_graph
-    from .history import history
     from .importance import SepPruneImportance
     from .inference import optimize_for_inference
     from .measure.memory import MemoryResource as _MemoryResource
@@ -28,7 +30,6 @@ if not _is_put_off():
     from .pruner import SepPrunePruner, install
     from .quantisation import quantise
     from .recovery import recalibrate, reconstruct
-    from .restoring import restore_dense
     from .search import Budget, SearchResult, learn_gates
 
     install()

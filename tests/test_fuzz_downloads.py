@@ -19,7 +19,7 @@ from mutations import bytes_changed  # noqa: E402
 
 from sepprune_tp import fetching  # noqa: E402
 from sepprune_tp.errors import CheckpointError  # noqa: E402
-from sepprune_tp.fetching import fetch  # noqa: E402
+from sepprune_tp.loading.fetching import fetch  # noqa: E402
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BODY = b"PK\x03\x04 a model"

@@ -23,10 +23,10 @@ from mutations import MARK, Evil, pickle_changed, safetensors_changed  # noqa: E
 
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner, save_pruned  # noqa: E402
 from sepprune_tp.checkpoint import load_pruned, read_header  # noqa: E402
+from sepprune_tp.checkpoint.form import form_of, tensors_of  # noqa: E402
 from sepprune_tp.errors import CheckpointError  # noqa: E402
-from sepprune_tp.form import form_of, tensors_of  # noqa: E402
+from sepprune_tp.files.torch_archives import read_plain  # noqa: E402
 from sepprune_tp.loading import load_model  # noqa: E402
-from sepprune_tp.safe_pickle import read_plain  # noqa: E402
 
 ARGS: dict[str, Any] = {"n_filters": 16, "bn_chan": 8, "hid_chan": 12, "skip_chan": 8}
 ARGS |= {"n_blocks": 2, "n_repeats": 1, "n_src": 2}

@@ -18,10 +18,10 @@ from architectures import PLAIN, SEPARATORS, randomised, shape_of
 
 from sepprune_tp import SepPrunePruner, history, load_pruned, reconstruct, save_pruned
 from sepprune_tp import restore_dense as restore
+from sepprune_tp.checkpoint.structure import named_tensors
 from sepprune_tp.errors import CheckpointError
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.graph.lineage import lineage_of
-from sepprune_tp.structure import named_tensors
 
 BUILDERS = {**SEPARATORS, **PLAIN}
 TIME = 400

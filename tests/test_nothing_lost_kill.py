@@ -24,7 +24,7 @@ from lost_runs import Point, Run  # noqa: E402
 from sepprune_tp import history, load_pruned, save_pruned  # noqa: E402
 from sepprune_tp.checkpoint import read_header  # noqa: E402
 from sepprune_tp.cli import main  # noqa: E402
-from sepprune_tp.locking import lock_of  # noqa: E402
+from sepprune_tp.files.locking import lock_of  # noqa: E402
 
 RATE = 8000
 SEARCH = ("--steps", 60, "--batch-size", 2, "--seconds", 0.25, "--curve-mixtures", 2)
@@ -104,7 +104,10 @@ def test_prune_killed_everywhere(place: Path, tmp_path: Path) -> None:
         ("sepprune_tp.search.learn:_step", 57),  # in the search: 50 steps are kept
         ("sepprune_tp.search.keeping:Keeper._settled", 1),  # all steps done, no masks yet
         ("sepprune_tp.recovery.reconstruction:reconstruct", 1),  # cut, not yet refitted
-        ("sepprune_tp.files:_to_disk", 1),  # the model is half there, under a temporary name
+        (
+            "sepprune_tp.files.writing:_to_disk",
+            1,
+        ),  # the model is half there, by another name
         ("sepprune_tp.commands.pruned:write_json", 1),  # of three reports two are there
     ]
     for number, point in enumerate(points):

@@ -17,8 +17,8 @@ pytest.importorskip("lightning", reason="recovery needs the extra 'train'")
 
 from sepprune_tp import Budget, GateSet, learn_gates
 from sepprune_tp.errors import BusyError, CheckpointError
+from sepprune_tp.files.locking import alone_with, lock_of
 from sepprune_tp.interruption import Interrupted, stoppable
-from sepprune_tp.locking import alone_with, lock_of
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery import finetune
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sepprune_tp.extent import is_bounded, short
+from sepprune_tp.files.extent import is_bounded, short
 
 __all__ = ["FOLDER", "Choice", "ConfigError", "Experiment", "Recovery", "find", "names", "read"]
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from sepprune_tp.architectures.asteroid_models import REFUSED, build_asteroid, class_names
 from sepprune_tp.architectures.bounded import Room
+from sepprune_tp.checkpoint.fitting import check_kinds
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.extent import short
-from sepprune_tp.fitting import check_kinds
-from sepprune_tp.safe_pickle import read_plain
+from sepprune_tp.files.extent import short
+from sepprune_tp.files.torch_archives import read_plain
 
 __all__ = ["PRUNED_KEY", "load_asteroid", "model_of"]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from sepprune_tp.architectures.bounded import Room
 from sepprune_tp.errors import CheckpointError, require
-from sepprune_tp.extent import short
+from sepprune_tp.files.extent import short
 
 __all__ = ["asteroid_args", "build_asteroid", "class_names", "is_asteroid"]
 

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from sepprune_tp.architectures.asteroid_checkpoints import PRUNED_KEY, model_of
 from sepprune_tp.architectures.asteroid_models import asteroid_args, build_asteroid, is_asteroid
-from sepprune_tp.errors import CheckpointError, InputError
-from sepprune_tp.extent import short
-from sepprune_tp.fitting import check_kinds, check_shapes
-from sepprune_tp.structure import (
+from sepprune_tp.checkpoint.fitting import check_kinds, check_shapes
+from sepprune_tp.checkpoint.structure import (
     apply_structure,
     expected_names,
     named_tensors,
     read_structure,
     set_tensors,
 )
+from sepprune_tp.errors import CheckpointError, InputError
+from sepprune_tp.files.extent import short
 
 __all__ = ["mend_sharing", "restore"]
 
@@ -47,7 +47,7 @@ def _mend_serialize(base: Any) -> None:
     def serialize(self: Any) -> dict[str, Any]:
         conf: dict[str, Any] = original(self)
         if is_asteroid(self) and not _rebuilt_by(conf["model_args"], self):
-            from sepprune_tp.form import form_of
+            from sepprune_tp.checkpoint.form import form_of
 
             conf[PRUNED_KEY] = {"form": form_of(self), "args": asteroid_args(self)}
         return conf
@@ -103,7 +103,7 @@ def restore(
     Raises:
         CheckpointError: If it comes from a newer version, or its parts do not fit each other.
     """
-    from sepprune_tp.form import check_form
+    from sepprune_tp.checkpoint.form import check_form
 
     form: Any = content.get("form")
     check_form(form, where)

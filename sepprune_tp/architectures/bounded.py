@@ -17,7 +17,7 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.extent import is_bounded, short
+from sepprune_tp.files.extent import is_bounded, short
 
 __all__ = ["Room"]
 

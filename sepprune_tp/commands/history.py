@@ -16,7 +16,7 @@ def history(
     file: Annotated[Path, typer.Argument(help="A pruned model.", show_default=False)],
 ) -> dict[str, Any]:
     """Tell how a model was pruned and recovered, and which channels of the dense model it has."""
-    from sepprune_tp.history import history as read
+    from sepprune_tp.checkpoint.history import history as read
 
     found = read(file)
     say(str(found))

@@ -13,8 +13,8 @@ import typer
 from sepprune_tp.commands.output import note
 from sepprune_tp.errors import WriteError
 from sepprune_tp.files import check_writable
+from sepprune_tp.files.locking import alone_with
 from sepprune_tp.interruption import Interrupted
-from sepprune_tp.locking import alone_with
 
 __all__ = ["RestartOption", "keeps_state"]
 

@@ -47,9 +47,9 @@ def undo(
     this is the dense model; of one that was trained since, something between the two.
     """
     from sepprune_tp.checkpoint import save_pruned
-    from sepprune_tp.history import history
+    from sepprune_tp.checkpoint.history import history
+    from sepprune_tp.checkpoint.restoring import restore_dense
     from sepprune_tp.reporting.summary import environment
-    from sepprune_tp.restoring import restore_dense
 
     writable(out)
     pruned, given = open_model(file, "cpu"), open_model(dense, "cpu")

@@ -24,8 +24,8 @@ import numpy as np
 from sepprune_tp.demo.sentences import make_sentences
 from sepprune_tp.demo.voices import Voice, check_voices
 from sepprune_tp.errors import DataError, InputError, require
-from sepprune_tp.extent import short
 from sepprune_tp.files import make_folder, written
+from sepprune_tp.files.extent import short
 
 __all__ = ["SAMPLE_RATE", "load_or_synthesise", "synthesise_corpus"]
 

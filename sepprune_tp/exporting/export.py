@@ -14,10 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp.files import is_write_failure, written
+
 from .._modes import device_of, eval_mode
 from .._unwrap import eagerly, unwrapped
 from ..errors import CheckpointError, InputError, SepPruneError
-from ..files import is_write_failure, written
 from ..quantisation import QuantisationReport, quantise
 from .formats import WRITERS, Runner, format_of
 from .obstacles import describe

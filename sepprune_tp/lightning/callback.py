@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp._modes import device_of
+from sepprune_tp.checkpoint.form import form_of, give_form, tensors_of
 from sepprune_tp.errors import CheckpointError, InputError
-from sepprune_tp.extent import short
-from sepprune_tp.form import form_of, give_form, tensors_of
+from sepprune_tp.files.extent import short
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import Scope
 from sepprune_tp.job import channels_kept, cut

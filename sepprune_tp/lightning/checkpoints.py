@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from sepprune_tp._unwrap import unwrapped
+from sepprune_tp.checkpoint.fitting import check_kinds
+from sepprune_tp.checkpoint.form import Form, give_form
+from sepprune_tp.checkpoint.structure import named_tensors
 from sepprune_tp.errors import CheckpointError, InputError
-from sepprune_tp.extent import short
-from sepprune_tp.fitting import check_kinds
-from sepprune_tp.form import Form, give_form
+from sepprune_tp.files.extent import short
+from sepprune_tp.files.torch_archives import read_plain
 from sepprune_tp.lightning.optimisers import ParameterNames
-from sepprune_tp.safe_pickle import read_plain
-from sepprune_tp.structure import named_tensors
 
 __all__ = ["KEY", "ModuleHooks", "load_weights", "model_in", "reshape"]
 

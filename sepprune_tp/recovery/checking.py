@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sepprune_tp.states import check_like
+from sepprune_tp.files.states import check_like
 
 __all__ = ["check_run"]
 

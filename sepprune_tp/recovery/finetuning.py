@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError, require
+from sepprune_tp.files.locking import alone_with
 from sepprune_tp.graph.lineage import Lineage, lineage_of, note, set_lineage
 from sepprune_tp.identity import data_identity, fingerprint, loss_identity
 from sepprune_tp.interruption import Stop, stoppable
 from sepprune_tp.launching import launch, launched, processes_for
-from sepprune_tp.locking import alone_with
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery.data import Loader, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError, require
+from sepprune_tp.files.states import load_adam, load_plateau
 from sepprune_tp.interruption import Stop
 from sepprune_tp.launching import launched
 from sepprune_tp.losses import pit_si_sdr
@@ -30,7 +31,6 @@ from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
 from sepprune_tp.recovery.state import RunState, copied, unusable
 from sepprune_tp.search.progress import StepBar, progress_line
 from sepprune_tp.search.sharing import Part
-from sepprune_tp.states import load_adam, load_plateau
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.extent import short
 from sepprune_tp.files import make_folder, write_tensors
+from sepprune_tp.files.extent import short
+from sepprune_tp.files.states import same
+from sepprune_tp.files.torch_archives import read_plain
 from sepprune_tp.recovery.checking import check_run
-from sepprune_tp.safe_pickle import read_plain
-from sepprune_tp.states import same
 
 __all__ = ["RunState", "copied", "unusable"]
 

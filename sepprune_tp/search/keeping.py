@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from sepprune_tp.files.locking import alone_with
+
 from ..gates import GateSet
 from ..identity import data_identity, fingerprint, loss_identity
 from ..interruption import Stop, stoppable
-from ..locking import alone_with
 from .masks import Spent
 from .processes import Processes
 from .rounding import RoundTo

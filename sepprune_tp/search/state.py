@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepprune_tp.files import make_folder, write_tensors
+from sepprune_tp.files.extent import short
+from sepprune_tp.files.states import check_like, load_adam, same
+from sepprune_tp.files.torch_archives import read_plain
+
 from ..errors import CheckpointError
-from ..extent import short
-from ..files import make_folder, write_tensors
 from ..gates import GateSet, Lookahead
-from ..safe_pickle import read_plain
-from ..states import check_like, load_adam, same
 
 __all__ = ["SearchState", "load", "restore", "save"]
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from sepprune_tp.files import make_folder, named_failures
+
 from .._modes import device_of, eval_mode
 from ..errors import DataError, InputError
-from ..files import make_folder, named_failures
 from .blocks import Blocks, stitched
 from .reading import Recording, Signal
 from .writing import Sources

@@ -14,8 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sepprune_tp.files import written
+
 from ..errors import require
-from ..files import written
 
 __all__ = ["Sources"]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from sepprune_tp.files import make_folder, write_text
+
 from ...errors import WriteError
-from ...files import make_folder, write_text
 
 __all__ = ["TimeCache", "cache_folder", "machine_key"]
 

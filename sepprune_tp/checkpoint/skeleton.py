@@ -9,7 +9,7 @@ from torch import nn
 from sepprune_tp.architectures.asteroid_models import asteroid_args, build_asteroid, is_asteroid
 from sepprune_tp.architectures.bounded import Room
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.extent import short
+from sepprune_tp.files.extent import short
 
 __all__ = ["build_skeleton", "describe_class"]
 

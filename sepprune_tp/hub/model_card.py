@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from sepprune_tp.checkpoint import Header
 from sepprune_tp.errors import InputError
-from sepprune_tp.extent import short
+from sepprune_tp.files.extent import short
 
 __all__ = ["figures_of", "model_card"]
 

@@ -8,13 +8,13 @@ import os
 import torch
 from torch import Tensor, nn
 
-from ._unwrap import unwrapped
-from .checkpoint import load_pruned
-from .errors import CheckpointError
-from .graph.lineage import Lineage, set_lineage
-from .history import HOW, past_of
-from .identity import fingerprint
-from .structure import named_tensors
+from sepprune_tp._unwrap import unwrapped
+from sepprune_tp.checkpoint import load_pruned
+from sepprune_tp.checkpoint.history import HOW, past_of
+from sepprune_tp.checkpoint.structure import named_tensors
+from sepprune_tp.errors import CheckpointError
+from sepprune_tp.graph.lineage import Lineage, set_lineage
+from sepprune_tp.identity import fingerprint
 
 __all__ = ["restore_dense"]
 
@@ -91,7 +91,7 @@ def _put(target: Tensor, axes: list[list[int] | None], tensor: Tensor, name: str
 def _dense(dense: nn.Module | str | os.PathLike[str]) -> nn.Module:
     if isinstance(dense, nn.Module):
         return unwrapped(dense)
-    from .loading import load_model
+    from sepprune_tp.loading import load_model
 
     return load_model(dense)
 

@@ -11,8 +11,8 @@ from torch import nn
 from sepprune_tp.architectures.asteroid_checkpoints import load_asteroid
 from sepprune_tp.checkpoint import load_pruned
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.factories import build_from_factory, is_factory
-from sepprune_tp.fetching import fetch, is_hub_name, is_url
+from sepprune_tp.loading.factories import build_from_factory, is_factory
+from sepprune_tp.loading.fetching import fetch, is_hub_name, is_url
 
 __all__ = ["load_model"]
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from sepprune_tp.checkpoint import Header, load_pruned, read_header, save_pruned
 from sepprune_tp.errors import CheckpointError, InputError, require
-from sepprune_tp.extent import is_bounded
-from sepprune_tp.fetching import OURS
 from sepprune_tp.files import make_folder, write_text, written
-from sepprune_tp.model_card import figures_of, model_card
+from sepprune_tp.files.extent import is_bounded
+from sepprune_tp.hub.model_card import figures_of, model_card
+from sepprune_tp.loading.fetching import OURS
 
 __all__ = ["publish", "write_repository"]
 

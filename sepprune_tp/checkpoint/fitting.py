@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.extent import short
+from sepprune_tp.files.extent import short
 
 __all__ = ["check_kinds", "check_shapes"]
 

@@ -18,8 +18,8 @@ from typing import IO, Any
 import torch
 
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.pickled import Storage
-from sepprune_tp.pickles import Refused, read_pickle
+from sepprune_tp.files.pickled import Storage
+from sepprune_tp.files.pickles import Refused, read_pickle
 
 __all__ = ["read_plain"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sepprune_tp.errors import CheckpointError, InputError, require
-from sepprune_tp.extent import short
 from sepprune_tp.files import make_folder, written
+from sepprune_tp.files.extent import short
 
 __all__ = ["Fetched", "fetch", "is_hub_name", "is_url"]
 

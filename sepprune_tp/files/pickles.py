@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import IO, Any
 
-from sepprune_tp.extent import is_bounded
-from sepprune_tp.pickled import BUILDERS, MAKERS, VALUES, fill
+from sepprune_tp.files.extent import is_bounded
+from sepprune_tp.files.pickled import BUILDERS, MAKERS, VALUES, fill
 
 __all__ = ["Refused", "read_pickle"]
 

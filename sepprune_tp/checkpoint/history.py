@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from ._unwrap import unwrapped
-from .checkpoint import read_lineage
-from .errors import CheckpointError
-from .graph.lineage import Lineage, lineage_of
+from sepprune_tp._unwrap import unwrapped
+from sepprune_tp.checkpoint import read_lineage
+from sepprune_tp.errors import CheckpointError
+from sepprune_tp.graph.lineage import Lineage, lineage_of
 
 __all__ = ["Event", "History", "history", "past_of"]
 

@@ -20,13 +20,9 @@ from torch import Tensor, nn
 from sepprune_tp._optimised import rewritten_in
 from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.architectures.bounded import Room
-from sepprune_tp.errors import CheckpointError, InputError, WriteError, require
-from sepprune_tp.extent import is_bounded, short
-from sepprune_tp.files import write_bytes
-from sepprune_tp.fitting import check_kinds, check_shapes
-from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
-from sepprune_tp.skeleton import build_skeleton, describe_class
-from sepprune_tp.structure import (
+from sepprune_tp.checkpoint.fitting import check_kinds, check_shapes
+from sepprune_tp.checkpoint.skeleton import build_skeleton, describe_class
+from sepprune_tp.checkpoint.structure import (
     Sizes,
     apply_structure,
     check_content,
@@ -35,6 +31,10 @@ from sepprune_tp.structure import (
     read_structure,
     set_tensors,
 )
+from sepprune_tp.errors import CheckpointError, InputError, WriteError, require
+from sepprune_tp.files import write_bytes
+from sepprune_tp.files.extent import is_bounded, short
+from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
 from sepprune_tp.version import __version__
 
 __all__ = [

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp._modes import device_of
-from sepprune_tp.errors import CheckpointError
-from sepprune_tp.extent import short
-from sepprune_tp.fitting import check_kinds, check_shapes
-from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
-from sepprune_tp.structure import (
+from sepprune_tp.checkpoint.fitting import check_kinds, check_shapes
+from sepprune_tp.checkpoint.structure import (
     apply_structure,
     check_content,
     named_tensors,
     read_structure,
     set_tensors,
 )
+from sepprune_tp.errors import CheckpointError
+from sepprune_tp.files.extent import short
+from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
 
 __all__ = ["Form", "check_form", "form_of", "give_form", "tensors_of"]
 

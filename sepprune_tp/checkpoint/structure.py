@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.extent import short
+from sepprune_tp.files.extent import short
 from sepprune_tp.layers.composite import composite_of
 
 __all__ = [
