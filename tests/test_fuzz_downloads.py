@@ -17,8 +17,8 @@ from asteroid.utils import hub_utils  # noqa: E402
 from fuzzing import COUNTS, Reader, check  # noqa: E402
 from mutations import bytes_changed  # noqa: E402
 
-from sepprune_tp import fetching  # noqa: E402
 from sepprune_tp.errors import CheckpointError  # noqa: E402
+from sepprune_tp.loading import fetching  # noqa: E402
 from sepprune_tp.loading.fetching import fetch  # noqa: E402
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
