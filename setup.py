@@ -94,6 +94,8 @@ EXTRAS = {
         "pyyaml>=6,<7",
         # The test runner.
         "pytest>=8.2,<10",
+        # Runs the test files on several cores.
+        "pytest-xdist>=3.5,<4",
         # Ends a test that hangs.
         "pytest-timeout>=2.3,<3",
         # Random masks for the invariants.

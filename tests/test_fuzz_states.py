@@ -18,6 +18,7 @@ from mutations import pickle_changed
 
 from sepprune_tp import Budget, GateSet, learn_gates
 from sepprune_tp.errors import CheckpointError
+from sepprune_tp.interruption import Stop
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery import finetune
 from sepprune_tp.recovery.data import TrainStream
@@ -89,7 +90,9 @@ def read_recovery(path: Path) -> int:
     model = copy.deepcopy(FIRST)
     state = RunState.begin(model, asdict(SETTINGS), fingerprint(model), path.parent, True, {})
     stream = TrainStream(DATA, 2, SETTINGS.seed)
-    module = RecoveryModule(model, pit_neg_si_sdr, SETTINGS, state, path.parent, stream, None)
+    module = RecoveryModule(
+        model, pit_neg_si_sdr, SETTINGS, state, path.parent, stream, None, Stop()
+    )
     optimizer = module.configure_optimizers()
     optimizer.zero_grad()
     mixture, sources = BATCHES[0]

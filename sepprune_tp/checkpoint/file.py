@@ -188,7 +188,7 @@ def read_lineage(path: str | os.PathLike[str]) -> Lineage | None:
         return None
     try:
         return Lineage.from_plain(json.loads(text), str(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(
             f"The history in {path} cannot be read ({error}); the file was changed after it was "
             "written."

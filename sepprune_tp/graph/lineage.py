@@ -217,6 +217,7 @@ class Lineage:
                     "install -U sepprune-tp"
                 )
             sets: list[list[int]] = data["sets"]
+            _check(data)
             return cls(
                 dense=data["dense"],
                 tensors={
@@ -231,7 +232,7 @@ class Lineage:
                 events=[_with_sets(event, sets) for event in data["events"]],
                 lost=data["lost"],
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise CheckpointError(
                 f"The history in {where} cannot be read ({type(error).__name__}: {error}); the "
                 "file was changed after it was written."
@@ -267,6 +268,27 @@ def note(model: nn.Module, what: str, **facts: Any) -> None:
         lineage.close()
         event = {"what": what, "date": _now()}
         lineage.events.append({**event, "facts": facts} if facts else event)
+
+
+def _check(data: dict[str, Any]) -> None:
+    """Refuse what :meth:`Lineage.plain` does not give.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    indices = all(type(i) is int and i >= 0 for line in data["sets"] for i in line)
+    texts = [data["lost"], data["dense"]["sha256"], data["dense"]["class"], *data["pooling"]]
+    texts += [event[key] for event in data["events"] for key in ("what", "date")]
+    texts += [name for group in data["groups"].values() for name in group["members"]]
+    texts += [source for source, _ in data["tensors"].values()]
+    sizes = [data["dense"]["params"], *(group["size"] for group in data["groups"].values())]
+    if not (
+        indices
+        and all(isinstance(text, str) for text in texts)
+        and all(type(size) is int for size in sizes)
+        and all(isinstance(event.get("facts", {}), dict) for event in data["events"])
+    ):
+        raise ValueError("it is not plain data of a history")
 
 
 def _with_sets(event: dict[str, Any], sets: list[list[int]]) -> dict[str, Any]:
