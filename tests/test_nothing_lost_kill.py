@@ -136,7 +136,7 @@ def test_finetune_killed_everywhere(place: Path, tmp_path: Path) -> None:
         ("sepprune_tp.recovery.loop:RecoveryModule.training_step", 7),
         ("sepprune_tp.recovery.loop:RecoveryModule.validation_step", 1),  # at step 8
         ("sepprune_tp.recovery.state:write_tensors", 4),  # last.pt and best.pt do not agree
-        ("sepprune_tp.commands.finetune:save_pruned", 1),
+        ("sepprune_tp.checkpoint:save_pruned", 1),
     ]
     for number, point in enumerate(points):
         run = _killed(place, "finetune", model, out, RECOVERY, point)
