@@ -23,8 +23,8 @@ $(STAMP): setup.py
 demo: $(STAMP) ## Run the main job on the shipped model: profile, search, prune, recover, evaluate.
 	$(BIN)/sepprune demo --out runs/demo
 
-test: $(STAMP) ## Run the tests that are quick.
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests that are quick, on up to four cores.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(STAMP) ## Run the tests that are slow.
 	$(BIN)/python -m pytest -m slow --timeout 1800

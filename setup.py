@@ -60,6 +60,8 @@ EXTRAS = {
         "rich>=13.7,<16",
         # The plot of channels kept; the report draws without a display (Agg).
         "matplotlib>=3.8,<4",
+        # Options in a file, and the conf.yml of Asteroid's recipes.
+        "pyyaml>=6,<7",
     ],
     "export": [
         # Writes the ONNX file of `sepprune export`.
@@ -92,6 +94,8 @@ EXTRAS = {
         "pyyaml>=6,<7",
         # The test runner.
         "pytest>=8.2,<10",
+        # Runs the test files on several cores.
+        "pytest-xdist>=3.5,<4",
         # Ends a test that hangs.
         "pytest-timeout>=2.3,<3",
         # Random masks for the invariants.

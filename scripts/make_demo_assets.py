@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +33,7 @@ from sepprune_tp.demo import ASSETS, demo_test_set  # noqa: E402
 from sepprune_tp.demo.synthesis import SAMPLE_RATE, load_or_synthesise  # noqa: E402
 from sepprune_tp.demo.voices import TEST_VOICES, TRAIN_VOICES  # noqa: E402
 from sepprune_tp.evaluate import evaluate  # noqa: E402
+from sepprune_tp.files import make_folder, write_text, written  # noqa: E402
 from sepprune_tp.recovery import RecoveryResult, finetune  # noqa: E402
 
 VERSION = 1
@@ -195,21 +195,17 @@ def write_test_set(cache: Path, folder: Path) -> None:
 
 
 def write_flac(path: Path, samples: np.ndarray) -> None:
-    """Write int16 samples (T,) through a temporary name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    soundfile.write(temporary, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    os.replace(temporary, path)
+    """Write int16 samples (T,) whole or not at all."""
+    make_folder(path.parent)
+    with written(path) as scratch:
+        soundfile.write(scratch, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
 
 
 def write_model(model: nn.Module, card: dict[str, Any], folder: Path) -> None:
-    """Write ``model.safetensors`` and ``model.json``, each through a temporary name."""
-    temporary = folder / "model.tmp"
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
-    temporary.chmod(0o644)  # safetensors makes it private to the user
-    os.replace(temporary, folder / "model.safetensors")
-    temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "model.json")
+    """Write ``model.safetensors`` and ``model.json``, each whole or not at all."""
+    with written(folder / "model.safetensors") as scratch:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, scratch)
+    write_text(folder / "model.json", json.dumps(card, indent=1) + "\n")
 
 
 def write_readme(card: dict[str, Any], folder: Path) -> None:
@@ -222,9 +218,7 @@ def write_readme(card: dict[str, Any], folder: Path) -> None:
         test_voices=len(TEST_VOICES),
         test_seconds=TEST_SECONDS,
     )
-    temporary = folder / "README.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / "README.md")
+    write_text(folder / "README.md", text)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ._unwrap import unwrapped
 from .errors import InputError
 from .gates import GateSet
 from .graph.kept import KeptChannels
+from .identity import fingerprint, loss_identity
 from .layers import rule_of
 from .layers.composite import named_layers
 from .losses import best_permutation, pit_neg_si_sdr
@@ -114,6 +115,12 @@ class Distillation:
         self._target: _Target | None = None
         self._seen: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
+
+    def identity(self) -> str:
+        """Changes with the weights, the teacher and the task."""
+        teacher = "" if self.teacher is None else fingerprint(self.teacher)[:16]
+        told = (self.task_weight, self.waveform, sorted(self.features.items()), self.align)
+        return f"Distillation of {teacher or 'itself'} {told}, {loss_identity(self.task)}"
 
     def check_training(self, compiled: bool) -> None:
         """Refuse what cannot train a model.

@@ -10,6 +10,7 @@ from types import ModuleType
 
 __all__ = [
     "BudgetError",
+    "BusyError",
     "CheckpointError",
     "DataError",
     "GraphError",
@@ -18,6 +19,7 @@ __all__ = [
     "NotLearnedError",
     "SearchError",
     "SepPruneError",
+    "WriteError",
     "require",
 ]
 
@@ -52,6 +54,14 @@ class SearchError(SepPruneError, RuntimeError):
 
 class CheckpointError(SepPruneError, ValueError):
     """A file is not ours, is truncated, or comes from a newer version."""
+
+
+class WriteError(CheckpointError, OSError):
+    """A file cannot be written (disk full, no permission, a folder in its place...)."""
+
+
+class BusyError(SepPruneError, RuntimeError):
+    """Another process works on the same file."""
 
 
 class MissingExtraError(SepPruneError, ImportError):

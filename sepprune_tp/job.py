@@ -132,6 +132,7 @@ def shrink(
     checkpoint: Path | None = None,
     devices: int | str = 1,
     accelerator: str = "auto",
+    progress: bool = True,
 ) -> Shrunk:
     """Learn gates on a model and remove the channels that they close.
 
@@ -144,12 +145,13 @@ def shrink(
         checkpoint: File to keep the state of the search in, and to go on from if it exists.
         devices: Of the search, as for :func:`search`.
         accelerator: Likewise.
+        progress: Whether to show a bar.
 
     Returns:
         What was kept, and how the search went.
     """
     fit, batches = first_batches(batches, FIT_BATCHES if settings.reconstruct else 0)
-    how = (checkpoint, devices, accelerator)
+    how = (checkpoint, devices, accelerator, progress)
     gates, result = search(model, example_inputs, batches, settings, loss, *how)
     kept = channels_kept(gates)
     cut(gates, fit)
@@ -185,6 +187,7 @@ def search(
     checkpoint: Path | None = None,
     devices: int | str = 1,
     accelerator: str = "auto",
+    progress: bool = True,
 ) -> tuple[GateSet, SearchResult]:
     """Learn gates on a model, which stays as it is.
 
@@ -198,6 +201,7 @@ def search(
         devices: Lightning's number of devices. They share every batch, in processes that are
             started here and get copies of all arguments, or that are there already.
         accelerator: Lightning's kind of devices, where there are several.
+        progress: Whether to show a bar.
 
     Returns:
         The gates, with masks that meet the budget, and what the search did.
@@ -207,11 +211,11 @@ def search(
     """
     gates = GateSet(model, example_inputs, scope=settings.scope, kind=settings.kind)
     if launched() or (count := processes_for(devices, accelerator)) == 1:
-        return gates, _learn(gates, batches, settings, loss, checkpoint)
+        return gates, _learn(gates, batches, settings, loss, checkpoint, progress)
     if isinstance(batches, ItemBatches):
         batches.shared(Part(0, count))  # fails here rather than in new processes
     copied = copy.deepcopy(model).cpu()
-    given = (copied, example_inputs, batches, settings, loss, checkpoint)
+    given = (copied, example_inputs, batches, settings, loss, checkpoint, progress)
     found = launch(_search_copy, *given, devices=devices, accelerator=accelerator)
     result, scores, gates.ties, keep = found
     gates.scores = scores.to(gates.scores.device)
@@ -226,6 +230,7 @@ def _learn(
     settings: SearchSettings,
     loss: Loss,
     checkpoint: Path | None,
+    progress: bool,
 ) -> SearchResult:
     return learn_gates(
         gates,
@@ -236,6 +241,7 @@ def _learn(
         lr=settings.lr,
         seed=settings.seed,
         checkpoint=checkpoint,
+        progress=progress,
         round_to=settings.round_to,
         lookahead=settings.looks_ahead,
     )
@@ -249,11 +255,12 @@ def _search_copy(
     settings: SearchSettings,
     loss: Loss,
     checkpoint: Path | None,
+    progress: bool,
 ) -> tuple[SearchResult, Tensor, Tensor | None, Tensor]:
     """What each process does; the result, and scores, ties and masks of the gates, each (N,)."""
     example_inputs = example_inputs.to(device)
     gates = GateSet(model.to(device), example_inputs, scope=settings.scope, kind=settings.kind)
-    result = _learn(gates, batches, settings, loss, checkpoint)
+    result = _learn(gates, batches, settings, loss, checkpoint, progress)
     return result, gates.scores.cpu(), gates.ties, gates.keep
 
 
@@ -291,6 +298,7 @@ def shrink_family(
     checkpoint: Path | None = None,
     devices: int | str = 1,
     accelerator: str = "auto",
+    progress: bool = True,
 ) -> list[Member]:
     """Search once, at the lowest budget, and cut copies of a model to several.
 
@@ -307,6 +315,7 @@ def shrink_family(
         checkpoint: File to keep the state of the search in, and to go on from if it exists.
         devices: Of the search, as for :func:`search`.
         accelerator: Likewise.
+        progress: Whether to show a bar.
 
     Returns:
         One member a budget, in the order given; their channels are nested.
@@ -332,7 +341,7 @@ def shrink_family(
         budget_memory=None,
     )
     fit, batches = first_batches(batches, FIT_BATCHES if settings.reconstruct else 0)
-    how = (checkpoint, devices, accelerator)
+    how = (checkpoint, devices, accelerator, progress)
     gates, result = search(model, example_inputs, batches, one, loss, *how)
     members = []
     steps = steps_for(gates, settings.round_to)

@@ -21,6 +21,7 @@ from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from sepprune_tp.errors import InputError, SearchError, SepPruneError, require
+from sepprune_tp.interruption import passed_on
 
 __all__ = ["launch", "launched", "processes_for"]
 
@@ -81,7 +82,8 @@ def launch(do: Callable[..., T], *args: Any, devices: int | str, accelerator: st
                 "processes yourself with torchrun."
             ) from error
         try:
-            fabric.launch(_work, folder)
+            with passed_on():
+                fabric.launch(_work, folder)
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise _reason(folder, error) from error
         found: T = torch.load(folder / "result", weights_only=False)

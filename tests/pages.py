@@ -52,7 +52,7 @@ def commands_of(text: str, program: str = "sepprune") -> Iterator[tuple[int, lis
     for block in blocks_of(text, "sh", "console", "bash"):
         lines = block.code.replace("\\\n", " " * 2).splitlines()
         for number, line in enumerate(lines):
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line.partition(" | ")[0], comments=True)
             while words and re.fullmatch(r"\w+=.*|\$|nohup|time", words[0]):
                 words = words[1:]
             if words[:1] == [program]:

@@ -29,8 +29,8 @@ from huggingface_hub.file_download import repo_folder_name  # noqa: E402
 
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner, save_pruned  # noqa: E402
 from sepprune_tp.errors import CheckpointError, InputError  # noqa: E402
-from sepprune_tp.fetching import is_hub_name  # noqa: E402
 from sepprune_tp.loading import load_model  # noqa: E402
+from sepprune_tp.loading.fetching import is_hub_name  # noqa: E402
 
 ARGS: dict[str, Any] = {"n_filters": 16, "bn_chan": 8, "hid_chan": 12, "skip_chan": 8}
 ARGS |= {"n_blocks": 2, "n_repeats": 1, "n_src": 2}
@@ -119,7 +119,7 @@ class TestAsteroidsFiles:
             assert_same(load_model(path), tasnet())
 
     def test_numbers_survive(self, tmp_path: Path) -> None:
-        from sepprune_tp.safe_pickle import read_plain
+        from sepprune_tp.files.torch_archives import read_plain
 
         values = [np.float64(1.5), np.float32(2.5), np.float16(0.5), np.int64(-3), np.bool_(True)]
         torch.save({"values": values, "path": tmp_path}, tmp_path / "x.pth")

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from sepprune_tp.files.extent import is_bounded, short
+
 __all__ = ["FOLDER", "Choice", "ConfigError", "Experiment", "Recovery", "find", "names", "read"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
@@ -146,8 +148,10 @@ def read(path: Path) -> Experiment:
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        if not is_bounded(loaded, 100_000, 20):
+            raise ConfigError("it holds data in data beyond measure")
+    except Exception as error:  # yaml's constructors raise KeyError, IndexError... on odd scalars
+        raise ConfigError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold a mapping, got {type(loaded).__name__}.")
     name = path.stem
@@ -155,8 +159,8 @@ def read(path: Path) -> Experiment:
         name = path.relative_to(FOLDER).with_suffix("").as_posix()
     try:
         return _experiment(name, loaded)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except (ConfigError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: {short(error, 600)}") from error
 
 
 def _files() -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from sepprune_tp.errors import CheckpointError
 from sepprune_tp.evaluate import evaluate
+from sepprune_tp.files import make_folder, written
 from sepprune_tp.recovery import finetune
 
 from .config import Experiment
@@ -136,12 +136,10 @@ def train(
 
 
 def save(model: nn.Module, weights: Path, description: Mapping[str, Any]) -> None:
-    """Write weights and description, each to a temporary name first."""
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    temporary = weights.with_suffix(".tmp")
-    save_model(model, str(temporary))  # knows tensors that two layers share
-    temporary.chmod(0o644)
-    os.replace(temporary, weights)
+    """Write weights and description, each whole or not at all."""
+    make_folder(weights.parent)
+    with written(weights) as scratch:
+        save_model(model, str(scratch))  # knows tensors that two layers share
     write_atomically(weights.with_suffix(".json"), json.dumps(description, indent=1) + "\n")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sepprune_tp.evaluate import Evaluation
+from sepprune_tp.files import make_folder, write_text
 
 __all__ = ["Record", "Records", "environment", "origin", "scores", "write_atomically"]
 
@@ -70,11 +71,9 @@ class Records:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    """Write a file whole or not at all; its folder is made."""
+    make_folder(path.parent)
+    write_text(path, text)
 
 
 def scores(evaluation: Evaluation) -> Record:

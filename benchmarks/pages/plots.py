@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from benchmarks.harness.config import Experiment
+from sepprune_tp.files import make_folder, write_text
 
 __all__ = ["FOLDER", "curve_plot", "quality_plot", "save"]
 
@@ -39,16 +40,14 @@ def save(figure: Figure, name: str, text: str) -> str:
         name: Of the file, without ending.
         text: What is seen, for who does not see it.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{name}.svg"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path = make_folder(FOLDER) / f"{name}.svg"
+    drawn = io.StringIO()
     with plt.rc_context(STYLE):
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     # Matplotlib ends some lines with a space.
-    lines = [line.rstrip() for line in temporary.read_text(encoding="utf-8").splitlines()]
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    lines = [line.rstrip() for line in drawn.getvalue().splitlines()]
+    write_text(path, "\n".join(lines) + "\n")
     return f"![{text}](plots/{path.name})"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import matplotlib
@@ -13,6 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.signal import stft
 from torch import Tensor
+
+from sepprune_tp.files import make_folder, written
 
 from .plots import FOLDER
 
@@ -34,9 +35,7 @@ def spectrogram_plot(name: str, signals: Mapping[str, Tensor], rate: int) -> Non
         axis.set_xlabel("s", fontsize=8)
     axes[0].set_ylabel("kHz", fontsize=8)
     figure.tight_layout()
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"heard_{name}.png"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=70, metadata={"Software": None})
+    path = make_folder(FOLDER) / f"heard_{name}.png"
+    with written(path) as scratch:
+        figure.savefig(scratch, format="png", dpi=70, metadata={"Software": None})
     plt.close(figure)
-    os.replace(temporary, path)

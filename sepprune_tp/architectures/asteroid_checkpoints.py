@@ -13,6 +13,7 @@ the file.
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from sepprune_tp.architectures.asteroid_models import REFUSED, build_asteroid, class_names
+from sepprune_tp.architectures.bounded import Room
+from sepprune_tp.checkpoint.fitting import check_kinds
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.safe_pickle import read_plain
+from sepprune_tp.files.extent import short
+from sepprune_tp.files.torch_archives import read_plain
 
 __all__ = ["PRUNED_KEY", "load_asteroid", "model_of"]
 
@@ -71,7 +75,7 @@ def model_of(conf: Any, where: str, sample_rate: float | None = None) -> nn.Modu
         CheckpointError: As for ``load_asteroid``.
     """
     found = _read(conf, where)
-    args = dict(found.args)
+    args, room = dict(found.args), Room(found.weights.values())
     if args.get("sample_rate") is None:
         args["sample_rate"] = _rate_in(conf) or sample_rate
     name = None if found.name is None else _class_name(found.name, where)
@@ -79,21 +83,24 @@ def model_of(conf: Any, where: str, sample_rate: float | None = None) -> nn.Modu
     if content:
         from sepprune_tp.architectures.asteroid_serialized import restore
 
-        args = dict(content.get("args") or args)
-        skeletons = _candidates(args, where) if name is None else [_build(name, args, where)]
+        args = dict(_mapping(content.get("args")) or args)
+        skeletons = (
+            _candidates(args, where, room) if name is None else [_build(name, args, where, room)]
+        )
         return restore(skeletons, found.weights, content, where)
     if name is None:
-        return _by_trial(args, found.weights, where)
-    model = _build(name, args, where)
+        return _by_trial(args, found.weights, where, room)
+    model = _build(name, args, where, room)
+    check_kinds(model, found.weights, where)
     try:
         model.load_state_dict(found.weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise CheckpointError(
             f"The weights in {where} do not fit the {type(model).__name__} that its arguments "
-            f"build: {lines[-1]} It was written by another version of the class, or pruned: a "
-            "pruned model is kept by save_pruned(model, path), or by serialize() while sepprune_tp "
-            "is imported."
+            f"build: {short(lines[-1], 600)} It was written by another version of the class, "
+            "or pruned: a pruned model is kept by save_pruned(model, path), or by serialize() "
+            "while sepprune_tp is imported."
         ) from error
     return model.eval()
 
@@ -106,7 +113,8 @@ def _read(conf: Any, where: str) -> _Found:
             "Save model.serialize() with torch.save, or use save_pruned(model, path)."
         )
     holders = [conf, *(_mapping(conf.get(key)) for key in _CONFIGS)]
-    name = next((str(h["model_name"]) for h in holders if h.get("model_name")), None)
+    names = (h.get("model_name") for h in holders)
+    name = next((name for name in names if isinstance(name, str) and name), None)
     args = next((a for a in map(_args_in, holders) if a), None)
     weights = conf.get("state_dict")
     if not isinstance(weights, Mapping) or args is None:
@@ -120,7 +128,7 @@ def _lacking(conf: Mapping[str, Any], where: str, weights: bool, name: str | Non
     missing += ["model_args"] + ([] if weights else ["state_dict"])
     said = (
         f"{where} is not what Asteroid's serialize() gives: it lacks {', '.join(missing)} "
-        f"(it holds {', '.join(list(map(str, conf))[:6]) or 'nothing'})"
+        f"(it holds {short(', '.join(map(str, itertools.islice(conf, 6)))) or 'nothing'})"
     )
     if conf and all(isinstance(value, Tensor) for value in conf.values()):
         said += ", only weights without the model that they belong to"
@@ -154,14 +162,18 @@ def _rate_in(conf: Mapping[str, Any]) -> float | None:
     infos = _mapping(_mapping(conf.get("infos")).get("training_config"))
     for holder in (infos, *(_mapping(conf.get(key)) for key in _CONFIGS)):
         rate = _mapping(holder.get("data")).get("sample_rate")
-        if isinstance(rate, (int, float)):
+        if isinstance(rate, (int, float)) and 0 < rate < 1e9:
             return float(rate)
     return None
 
 
 def _bare(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     """Weights under the model's own names: without those of System, DataParallel or compile."""
-    kept = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    kept = {
+        name: value
+        for name, value in weights.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
     inside = {name: value for name, value in kept.items() if name.startswith("model.")}
     if inside:  # beside them are those of the loss
         kept = {name.removeprefix("model."): value for name, value in inside.items()}
@@ -177,25 +189,28 @@ def _class_name(name: str, where: str) -> str:
     return class_names(where).get(bare.lower(), bare)
 
 
-def _build(name: str, args: dict[str, Any], where: str) -> nn.Module:
+def _build(name: str, args: dict[str, Any], where: str, room: Room) -> nn.Module:
     """Build a model whose arguments may say no sample rate."""
     if args.get("sample_rate") is not None:
-        return build_asteroid(name, args, where)
+        return build_asteroid(name, args, where, room)
     try:
-        return build_asteroid(name, args, where)
+        return build_asteroid(name, args, where, room)
     except CheckpointError:
         # A filterbank that computes with it, or a class without it.
-        return build_asteroid(name, _without_rate(args), where)
+        return build_asteroid(name, _without_rate(args), where, room)
 
 
 def _without_rate(args: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in args.items() if key != "sample_rate"}
 
 
-def _by_trial(args: dict[str, Any], weights: dict[str, Tensor], where: str) -> nn.Module:
+def _by_trial(
+    args: dict[str, Any], weights: dict[str, Tensor], where: str, room: Room
+) -> nn.Module:
     """The model of the one class that takes these arguments and has these tensors."""
-    fitting = [model for model in _candidates(args, where) if _takes(model, weights)]
+    fitting = [model for model in _candidates(args, where, room) if _takes(model, weights)]
     if len(fitting) == 1:
+        check_kinds(fitting[0], weights, where)
         fitting[0].load_state_dict(weights)
         return fitting[0].eval()
     tried = ", ".join(sorted(set(class_names(where).values()) - set(REFUSED)))
@@ -206,12 +221,12 @@ def _by_trial(args: dict[str, Any], weights: dict[str, Tensor], where: str) -> n
     )
 
 
-def _candidates(args: dict[str, Any], where: str) -> Iterator[nn.Module]:
+def _candidates(args: dict[str, Any], where: str, room: Room) -> Iterator[nn.Module]:
     for name in class_names(where).values():
         if name in REFUSED:
             continue
         try:
-            yield _build(name, args, where)
+            yield _build(name, args, where, room)
         except CheckpointError:
             continue
 

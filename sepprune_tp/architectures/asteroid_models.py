@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 
+from sepprune_tp.architectures.bounded import Room
 from sepprune_tp.errors import CheckpointError, require
+from sepprune_tp.files.extent import short
 
 __all__ = ["asteroid_args", "build_asteroid", "class_names", "is_asteroid"]
 
@@ -82,30 +85,36 @@ def class_names(where: str) -> dict[str, str]:
     return {m.lower(): m for m in models.__all__ if isinstance(getattr(models, m), type)}
 
 
-def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
+def build_asteroid(
+    name: str, args: dict[str, Any], where: str, room: Room | None = None
+) -> nn.Module:
     """Build an Asteroid model from its class name and arguments.
 
     Args:
         name: Class name, such as ``"ConvTasNet"``.
         args: Arguments of its constructor, as ``get_model_args()`` gives them.
         where: The file that they came from, for messages.
+        room: What the tensors of that file give reason to build; None for arguments of our own.
 
     Returns:
         A model with random weights. Torch's global random state is as it was.
 
     Raises:
-        CheckpointError: If there is no such class or it refuses the arguments.
+        CheckpointError: If there is no such class, it refuses the arguments, or these ask for a
+            model far larger than its tensors.
         MissingExtraError: If Asteroid cannot be imported.
     """
     known = class_names(where)
     if name not in known.values():
         raise CheckpointError(
-            f"{where} holds an Asteroid '{name}', and the installed Asteroid has no such model. "
-            f"It has: {', '.join(sorted(known.values()))}"
+            f"{where} holds an Asteroid '{short(name, 80)}', and the installed Asteroid has no "
+            f"such model. It has: {', '.join(sorted(known.values()))}"
         )
     models = importlib.import_module("asteroid.models")
     if name in REFUSED:
         raise CheckpointError(f"{where} holds an Asteroid {name}: {REFUSED[name]}.")
+    if room is not None:
+        room.check(args, where)
     # Widths that differ by block stand as lists, which no constructor takes: any one width gives
     # the same module tree.
     uniform = {key: max(value) if _is_widths(value) else value for key, value in args.items()}
@@ -113,8 +122,10 @@ def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
     failure = ""
     for attempt in (args, uniform, fewer):
         # What the constructor draws is thrown away: not from the user's generator.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), ExitStack() as stack:
             try:
+                if room is not None:
+                    stack.enter_context(room.held())
                 built: nn.Module = getattr(models, name)(**copy.deepcopy(attempt))
             except Exception as error:  # whatever a constructor of other people raises
                 failure = failure or f"{type(error).__name__}: {error}"
@@ -122,8 +133,8 @@ def build_asteroid(name: str, args: dict[str, Any], where: str) -> nn.Module:
                 return built
     raise CheckpointError(
         f"{where} holds an Asteroid {name} that cannot be built from its arguments "
-        f"{json.dumps(args, default=str)} ({failure}). Build it as it was before pruning and pass "
-        "it as model=."
+        f"{short(json.dumps(args, default=str), 600)} ({short(failure)}). Build it as "
+        "it was before pruning and pass it as model=."
     )
 
 

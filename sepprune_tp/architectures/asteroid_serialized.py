@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from sepprune_tp.architectures.asteroid_checkpoints import PRUNED_KEY, model_of
 from sepprune_tp.architectures.asteroid_models import asteroid_args, build_asteroid, is_asteroid
-from sepprune_tp.errors import CheckpointError, InputError
-from sepprune_tp.structure import (
+from sepprune_tp.checkpoint.fitting import check_kinds, check_shapes
+from sepprune_tp.checkpoint.structure import (
     apply_structure,
     expected_names,
     named_tensors,
     read_structure,
     set_tensors,
 )
+from sepprune_tp.errors import CheckpointError, InputError
+from sepprune_tp.files.extent import short
 
 __all__ = ["mend_sharing", "restore"]
-
-_FORM = ("structure", "aliases", "frozen", "unsaved")
 
 
 def mend_sharing(module: Any) -> None:
@@ -47,7 +47,7 @@ def _mend_serialize(base: Any) -> None:
     def serialize(self: Any) -> dict[str, Any]:
         conf: dict[str, Any] = original(self)
         if is_asteroid(self) and not _rebuilt_by(conf["model_args"], self):
-            from sepprune_tp.form import form_of
+            from sepprune_tp.checkpoint.form import form_of
 
             conf[PRUNED_KEY] = {"form": form_of(self), "args": asteroid_args(self)}
         return conf
@@ -103,12 +103,10 @@ def restore(
     Raises:
         CheckpointError: If it comes from a newer version, or its parts do not fit each other.
     """
-    form = content.get("form")
-    if not isinstance(form, Mapping) or not set(_FORM) <= form.keys():
-        raise CheckpointError(
-            f"{where} holds a model that another version of sepprune-tp pruned. Upgrade: "
-            "pip install -U sepprune-tp"
-        )
+    from sepprune_tp.checkpoint.form import check_form
+
+    form: Any = content.get("form")
+    check_form(form, where)
     # Cloned: what serialize() hands out are the tensors of the model that it was called on.
     given = {**weights, **form["unsaved"]}
     tensors = {key: tensor.detach().clone() for key, tensor in given.items()}
@@ -119,8 +117,17 @@ def restore(
             "arguments build. Build the model as it was before pruning, and load the checkpoint "
             "where it came from (sepprune_tp.lightning.load_weights, for one of PruneCallback)."
         )
-    apply_structure(fitting[0], form["structure"])
-    set_tensors(fitting[0], tensors, dict(form["aliases"]), frozenset(form["frozen"]))
+    check_kinds(fitting[0], tensors, where)
+    most = max((tensor.numel() for tensor in tensors.values()), default=0)
+    apply_structure(fitting[0], form["structure"], most)
+    try:
+        set_tensors(fitting[0], tensors, dict(form["aliases"]), frozenset(form["frozen"]))
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{where} ties tensors that its model has not ({short(error)}): it was damaged. Save "
+            "it again."
+        ) from error
+    check_shapes(fitting[0], where)
     return fitting[0].eval()
 
 

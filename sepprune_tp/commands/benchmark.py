@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from sepprune_tp.commands.common import (
     DeviceOption,
     RateOption,
-    console,
     example_mixture,
     open_model,
     rate_of,
 )
+from sepprune_tp.commands.output import show
 from sepprune_tp.errors import InputError
-from sepprune_tp.measure.latency import compare_latency
-from sepprune_tp.profile import profile
-from sepprune_tp.reporting.files import write_json
-from sepprune_tp.reporting.summary import environment
 
 __all__ = ["benchmark"]
 
@@ -29,17 +23,22 @@ def benchmark(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="Files of models, or `demo`; the first is the reference."
+            metavar="MODEL...", help="As of the other commands; the first is the reference."
         ),
     ],
     seconds: Annotated[float, typer.Option(help="Length of the mixture.")] = 1.0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     runs: Annotated[int, typer.Option(help="How often to measure.")] = 20,
-    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
-) -> None:
+) -> dict[str, Any]:
     """Measure parameters, MACs and time of models in turns on the same mixture."""
+    from rich.table import Table
+
+    from sepprune_tp.measure.latency import compare_latency
+    from sepprune_tp.profile import profile
+    from sepprune_tp.reporting.summary import environment
+
     networks = {name: open_model(name, device) for name in models}
     rates = {rate_of(network, sample_rate) for network in networks.values()}
     if len(rates) > 1:
@@ -62,7 +61,7 @@ def benchmark(
             "ratio": times.ratios[name],
         }
     table = Table(title=f"{seconds:g} s at {rate} Hz, {threads} thread(s), median of {runs} runs")
-    table.add_column("Model")
+    table.add_column("Model", overflow="fold")
     for heading in ("Parameters", "MACs (M)", "Latency (ms)", "IQR (ms)", "RTF", "Time by first"):
         table.add_column(heading, justify="right")
     for name, row in figures.items():
@@ -75,6 +74,5 @@ def benchmark(
             f"{row['rtf']:.4f}",
             f"{row['ratio']:.2f}",
         )
-    console.print(table)
-    if json is not None:
-        write_json(json, {"models": figures, "seconds": seconds, **environment()})
+    show(table)
+    return {"models": figures, "seconds": seconds, **environment()}

@@ -1,17 +1,23 @@
-"""What the commands share: options, opening models and data, and the terminal."""
+"""What the commands share: options, and opening models.
+
+Nothing here imports torch before a command runs, so that help and completion are quick.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
-from torch import Tensor, nn
 
+from sepprune_tp.commands.output import console, note, say
 from sepprune_tp.errors import InputError
-from sepprune_tp.loading import load_model
+from sepprune_tp.files import check_writable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 __all__ = [
     "AcceleratorOption",
@@ -19,6 +25,7 @@ __all__ = [
     "DataOption",
     "DeviceOption",
     "DevicesOption",
+    "DryRunOption",
     "MixOption",
     "ModelArgument",
     "OutOption",
@@ -27,19 +34,32 @@ __all__ = [
     "console",
     "example_mixture",
     "hardware",
+    "load_model",
+    "note",
     "open_model",
     "rate_of",
     "say",
+    "words",
     "writable",
 ]
 
-console = Console()
+RUNNING = "Running"
+
+
+def words(*known: str) -> Callable[[str], list[str]]:
+    """Shell completion of an option that is one of a few words."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete)]
+
+    return complete
+
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="File, name on a hub (owner/name), address, module:function, or `demo`.",
+        help="File, hub name, module:function, `demo`.",
         show_default=False,
     ),
 ]
@@ -47,33 +67,82 @@ DataOption = Annotated[
     Path,
     typer.Option(
         "--data",
-        help="Folder: mix/ s1/ s2/ (WHAM!, LibriMix), lists of these (Asteroid, Look2Hear, "
-        "LibriMix's metadata), with or without split folders above; or recordings/ as in FSDD.",
+        metavar="PATH",
+        help="Folder, or a conf.yml.",
         show_default=False,
     ),
 ]
 AudioRootOption = Annotated[
     Path | None,
-    typer.Option("--audio-root", help="Where the audio is, if not where the lists of --data say."),
+    typer.Option(
+        "--audio-root",
+        metavar="DIR",
+        help="Where the audio of lists is now.",
+    ),
 ]
 MixOption = Annotated[
-    str | None, typer.Option("--mix", help="Which of the mixtures, such as mix_both.")
+    str | None,
+    typer.Option(
+        "--mix",
+        metavar="NAME",
+        help="Which: mix_clean, mix_both...",
+        autocompletion=words("mix", "mix_clean", "mix_both", "mix_single"),
+    ),
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="File to write.", show_default=False)]
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default=False),
+]
 RateOption = Annotated[
     int | None,
-    typer.Option("--sample-rate", help="In Hz, for a model that does not say its own."),
+    typer.Option(
+        "--sample-rate", metavar="HZ", help="Of a model that does not say.", rich_help_panel=RUNNING
+    ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1... The GPU if there is one.")
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda... (a GPU if any).",
+        rich_help_panel=RUNNING,
+    ),
 ]
 DevicesOption = Annotated[
-    int, typer.Option("--devices", min=1, help="Devices that share every batch (needs Lightning).")
+    int,
+    typer.Option(
+        "--devices",
+        min=1,
+        metavar="N",
+        help="That share every batch.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 AcceleratorOption = Annotated[
-    str | None, typer.Option("--accelerator", help="Their kind: cpu, gpu, auto; as --device says.")
+    str | None,
+    typer.Option(
+        "--accelerator",
+        metavar="KIND",
+        help="Of these: cpu, gpu, auto.",
+        hidden=True,
+        autocompletion=words("cpu", "gpu", "auto"),
+    ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+SeedOption = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", help="Same seed, same result.", rich_help_panel=RUNNING),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", metavar="", help="Check it all, write nothing."),
+]
+
+
+def load_model(source: str) -> nn.Module:
+    """See :func:`sepprune_tp.loading.load_model`."""
+    from sepprune_tp.loading import load_model as load
+
+    return load(source)
 
 
 def open_model(name: str, device: str | None = None) -> nn.Module:
@@ -133,6 +202,8 @@ def example_mixture(model: nn.Module, seconds: float, sample_rate: int) -> Tenso
     Raises:
         InputError: If it would hold no samples.
     """
+    import torch
+
     samples = round(seconds * sample_rate)
     if samples < 1:
         raise InputError(f"--seconds is {seconds}; it has to be above 0.")
@@ -141,20 +212,22 @@ def example_mixture(model: nn.Module, seconds: float, sample_rate: int) -> Tenso
     return noise.to(device=parameter.device, dtype=parameter.dtype)
 
 
-def say(text: str) -> None:
-    """Print a line as it is: no markup, no wrapping, so that paths can be copied."""
-    typer.echo(text)
+def writable(out: Path, make: bool = True) -> Path:
+    """Make the folder of a file to write, before hours of work go into what it will hold.
 
+    Args:
+        out: The file.
+        make: Whether to; a dry run only looks.
 
-def writable(out: Path) -> Path:
-    """Make the folder of a file to write, before hours of work go into what it will hold."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; give a file name.")
-    return out
+    Raises:
+        WriteError: If there can be no such file.
+    """
+    return check_writable(out, make)
 
 
 def _device(name: str | None) -> torch.device:
+    import torch
+
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from sepprune_tp.commands.common import (
     AudioRootOption,
@@ -15,45 +13,47 @@ from sepprune_tp.commands.common import (
     MixOption,
     ModelArgument,
     RateOption,
-    console,
+    SeedOption,
     open_model,
     rate_of,
+    words,
 )
-from sepprune_tp.data import open_mixtures
-from sepprune_tp.evaluate import evaluate as score
-from sepprune_tp.reporting.files import write_json
+from sepprune_tp.commands.output import show, watched
 
 __all__ = ["evaluate"]
+
+METRICS = (("si_sdr", "SI-SDR"), ("si_sdri", "SI-SDRi"), ("sdr", "SDR"), ("sdri", "SDRi"))
 
 
 def evaluate(
     model: ModelArgument,
     data: DataOption,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="train, val or test.", autocompletion=words("train", "val", "test"))
+    ] = "test",
     limit: Annotated[int | None, typer.Option(help="Only so many mixtures.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
     mix: MixOption = None,
     audio_root: AudioRootOption = None,
+    seed: SeedOption = 0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
-) -> None:
+) -> dict[str, Any]:
     """Separate the mixtures of a folder and score the estimates."""
+    from rich.table import Table
+
+    from sepprune_tp.commands.datasets import open_data
+    from sepprune_tp.evaluate import evaluate as score
+
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
-    mixtures = open_mixtures(
-        data, split, sample_rate=rate, mix=mix, audio_root=audio_root, limit=limit
-    )
-    result = score(network, mixtures, sample_rate=rate)
+    options = {"audio_root": audio_root, "limit": limit, "seed": seed}
+    mixtures = open_data(data, split, sample_rate=rate, mix=mix, **options)
+    with watched(mixtures, "evaluating") as items:
+        result = score(network, items, sample_rate=rate)
     table = Table(title=f"{model} on {result.mixtures} mixtures of {data}")
     for heading in ("Metric", "Mean (dB)", "Std (dB)"):
         table.add_column(heading, justify="left" if heading == "Metric" else "right")
-    for name, word in (
-        ("si_sdr", "SI-SDR"),
-        ("si_sdri", "SI-SDRi"),
-        ("sdr", "SDR"),
-        ("sdri", "SDRi"),
-    ):
+    for name, word in METRICS:
         table.add_row(word, f"{getattr(result, name):.2f}", f"{result.std(name):.2f}")
-    console.print(table)
-    if json is not None:
-        write_json(json, result.as_dict())
+    show(table)
+    return {"model": model, "data": str(data), "split": split, **result.as_dict()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,94 +13,128 @@ from sepprune_tp.commands.common import (
     DataOption,
     DeviceOption,
     DevicesOption,
+    DryRunOption,
     MixOption,
-    ModelArgument,
     OutOption,
     RateOption,
     SeedOption,
     example_mixture,
     hardware,
+    note,
     open_model,
     rate_of,
-    say,
+    words,
     writable,
 )
-from sepprune_tp.commands.pruned import save, say_spent, write_family, write_report
-from sepprune_tp.data import open_mixtures
-from sepprune_tp.errors import DataError, InputError, SepPruneError
-from sepprune_tp.job import SearchSettings, shrink, shrink_family
-from sepprune_tp.profile import profile
-from sepprune_tp.reporting.measuring import Measuring
-from sepprune_tp.search.sharing import ItemBatches
+from sepprune_tp.commands.keeping import RestartOption, keeps_state
+from sepprune_tp.errors import DataError, InputError
 
 __all__ = ["prune"]
 
+BUDGET, SEARCH = "Budget: a share such as 0.5 or 50%, or a figure with its unit", "Search"
 
+
+@keeps_state("checkpoint", "search")
 def prune(
-    model: ModelArgument,
+    model: Annotated[str, typer.Argument(metavar="MODEL", hidden=True)],
     data: DataOption,
     out: OutOption,
+    dry_run: DryRunOption = False,
     budget_macs: Annotated[
         str | None,
-        typer.Option(
-            help="MACs to keep: a share, 50%, a number above 1, or 1.2G; 0.5 if no budget is given."
-        ),
+        typer.Option(metavar="X", help="MACs to keep: 0.5, 1.2G [0.5].", rich_help_panel=BUDGET),
     ] = None,
     budget_params: Annotated[
-        str | None, typer.Option(help="Parameters to keep, likewise: 0.5, 800k.")
+        str | None,
+        typer.Option(metavar="X", help="Parameters to keep: 0.5, 800k.", rich_help_panel=BUDGET),
     ] = None,
     budget_latency: Annotated[
-        str | None, typer.Option(help="Time for 1 s of audio on this machine: 0.5, 15ms.")
+        str | None,
+        typer.Option(metavar="X", help="Time for 1 s of audio here: 15ms.", rich_help_panel=BUDGET),
     ] = None,
     budget_memory: Annotated[
-        str | None, typer.Option(help="Peak memory for 1 s of audio: 0.5, 12MB.")
+        str | None,
+        typer.Option(metavar="X", help="Peak memory for 1 s: 0.5, 12MB.", rich_help_panel=BUDGET),
     ] = None,
     budgets: Annotated[
         str | None,
         typer.Option(
-            help="Several budgets of MACs from one search, such as 0.25,0.5,0.75: a family of "
-            "models NAME-0.25.safetensors..., and a report with their curve."
+            metavar="X,X...",
+            help="MACs: one search, a model NAME-X for each.",
+            rich_help_panel=BUDGET,
         ),
-    ] = None,
-    curve_mixtures: Annotated[
-        int,
-        typer.Option(help="Validation mixtures that the report scores; 0: costs alone."),
-    ] = 50,
-    report: Annotated[
-        bool, typer.Option(help="Write a report beside the model: NAME-report.html, .md, .json.")
-    ] = True,
-    steps: Annotated[int, typer.Option(help="Steps of the search.")] = 500,
-    kind: Annotated[
-        str, typer.Option(help="budget, or gumbel: the published rule, which has no budget.")
-    ] = "budget",
-    scope: Annotated[
-        str, typer.Option(help="separator, or all: also what couples encoder and decoder to it.")
-    ] = "separator",
-    batch_size: Annotated[int, typer.Option(help="Mixtures a step.")] = 4,
-    seconds: Annotated[float, typer.Option(help="Length of the mixtures.")] = 2.0,
-    lr: Annotated[float, typer.Option(help="Learning rate of the gates.")] = 0.1,
-    round_to: Annotated[
-        str, typer.Option(help="Widths are multiples of this; auto: of what this machine likes.")
-    ] = "1",
-    reconstruct: Annotated[
-        bool, typer.Option(help="Fit the layers that lost inputs by least squares.")
-    ] = True,
-    lookahead: Annotated[
-        bool | None,
-        typer.Option(help="Look for the channels that are best after that [default: with it]."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the search's state here, and go on from it.")
     ] = None,
     mix: MixOption = None,
     audio_root: AudioRootOption = None,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Length of the mixtures.")] = 2.0,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Mixtures a step.")] = 4,
+    steps: Annotated[
+        int, typer.Option(metavar="N", help="Steps of the search.", rich_help_panel=SEARCH)
+    ] = 500,
+    lr: Annotated[
+        float, typer.Option(metavar="X", help="Learning rate of gates.", rich_help_panel=SEARCH)
+    ] = 0.1,
+    kind: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="or gumbel, as published.",
+            autocompletion=words("budget", "gumbel"),
+            rich_help_panel=SEARCH,
+        ),
+    ] = "budget",
+    scope: Annotated[
+        str,
+        typer.Option(
+            metavar="SCOPE",
+            help="or all, encoder too.",
+            autocompletion=words("separator", "all"),
+            rich_help_panel=SEARCH,
+        ),
+    ] = "separator",
+    round_to: Annotated[
+        str,
+        typer.Option(metavar="N|auto", help="Widths are multiples of it.", rich_help_panel=SEARCH),
+    ] = "1",
+    reconstruct: Annotated[
+        bool,
+        typer.Option(
+            metavar="",
+            show_default=False,
+            help="Least squares after the cut.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = True,
+    lookahead: Annotated[
+        bool | None,
+        typer.Option(metavar="", help="Look for channels that are best after that.", hidden=True),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its state, to go on from.", rich_help_panel=SEARCH),
+    ] = None,
+    restart: RestartOption = False,
+    report: Annotated[
+        bool,
+        typer.Option(metavar="", show_default=False, help="HTML, Markdown, JSON beside the model."),
+    ] = True,
+    curve_mixtures: Annotated[
+        int,
+        typer.Option(metavar="N", help="Mixtures it scores."),
+    ] = 50,
     seed: SeedOption = 0,
     sample_rate: RateOption = None,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     accelerator: AcceleratorOption = None,
-) -> None:
-    """Learn which channels a model can do without, and write it without them."""
+) -> dict[str, Any]:
+    """Learn which channels a model can do without, and write it without them.
+    MODEL is a file, owner/name on a hub, module:function, or the word demo.
+    """  # noqa: D205
+    from sepprune_tp.commands.datasets import open_data
+    from sepprune_tp.commands.pruning import Job
+    from sepprune_tp.job import SearchSettings
+
     wanted = [] if budgets is None else [text.strip() for text in budgets.split(",")]
     free = all(b is None for b in (budget_macs, budget_params, budget_latency, budget_memory))
     if budgets is not None and not free:
@@ -122,54 +155,45 @@ def prune(
         reconstruct=reconstruct,
         lookahead=lookahead,
     )
-    writable(out)
+    writable(out, make=not dry_run)
     device, accelerator = hardware(device, accelerator)
     network = open_model(model, device)
     rate = rate_of(network, sample_rate)
     place: dict[str, Any] = {"sample_rate": rate, "mix": mix, "audio_root": audio_root}
-    mixtures = open_mixtures(data, "train", seconds=seconds, seed=seed, **place)
-    example = example_mixture(network, 1.0, rate)
-    before = profile(network, example)
-    stream = ItemBatches(mixtures, batch_size, shuffle_seed=seed)
-    how: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "devices": devices,
-        "accelerator": accelerator,
-    }
-    held_out = _held_out(data, curve_mixtures if report or budgets is not None else 0, place)
-    measuring = Measuring(example, rate, held_out)
-    if budgets is not None:
-        members = shrink_family(network, example, stream, settings, wanted, **how)
-        write_family(out, model, network, members, settings, measuring)
-        return
-    dense = copy.deepcopy(network)
-    shrunk = shrink(network, example, stream, settings, **how)
-    kept, spent = shrunk.kept, shrunk.search.spent
-    after = profile(network, example)
-    save(network, out, settings, kept, spent, before, after)
-    say(
-        f"Kept {sum(some for some, _ in kept.values())} of {sum(most for _, most in kept.values())}"
-        f" channels in {len(kept)} groups."
+    job = Job(
+        name=model,
+        network=network,
+        example=example_mixture(network, 1.0, rate),
+        rate=rate,
+        train=open_data(data, "train", seconds=seconds, seed=seed, **place),
+        held_out=_held_out(data, curve_mixtures if report or wanted else 0, place),
+        batch_size=batch_size,
+        settings=settings,
+        out=out,
+        report=report,
+        checkpoint=checkpoint,
+        devices=devices,
+        accelerator=accelerator,
     )
-    say(f"Parameters {before.params:,} -> {after.params:,} ({after.params / before.params:.1%})")
-    say(f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%})")
-    say_spent(spent)
-    if report:
-        try:
-            write_report(out, model, dense, network, shrunk, settings, measuring)
-        except SepPruneError as error:  # the model is there, and what it took to find it
-            say(f"Note: no report. {error}")
-    say(f"Wrote {out}. Next: sepprune finetune {out} --data {data} -o recovered.safetensors")
+    if dry_run:
+        return job.plan(wanted)
+    if wanted:
+        return job.family(wanted)
+    result = job.one()
+    note(f"Next: sepprune finetune {out} --data {data} -o recovered.safetensors")
+    return result
 
 
 def _held_out(data: Path, count: int, place: dict[str, Any]) -> Any:
     """The validation mixtures that a report scores; None if none are wanted or there."""
+    from sepprune_tp.commands.datasets import open_data
+
     if count < 1:
         return None
     try:
-        return open_mixtures(data, "val", limit=count, **place)
+        return open_data(data, "val", limit=count, **place)
     except DataError as error:
-        say(f"Note: the report will hold costs alone. {error}")
+        note(f"Note: the report will hold costs alone. {error}")
         return None
 
 

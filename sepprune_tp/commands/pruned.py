@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sepprune_tp.checkpoint import save_pruned
-from sepprune_tp.commands.common import say
+from sepprune_tp.commands.output import say
 from sepprune_tp.job import Member, SearchSettings, Shrunk
 from sepprune_tp.profile import Profile, profile
 from sepprune_tp.reporting.family import family_markdown, plot_family
@@ -20,7 +20,15 @@ from sepprune_tp.reporting.page import html_page
 from sepprune_tp.reporting.summary import environment, finite, markdown_report
 from sepprune_tp.search import Spent
 
-__all__ = ["save", "say_spent", "write_family", "write_report"]
+__all__ = [
+    "member_file",
+    "report_stem",
+    "save",
+    "say_spent",
+    "with_ending",
+    "write_family",
+    "write_report",
+]
 
 MEASURED = {"latency": "ms", "memory": "bytes"}
 
@@ -69,7 +77,7 @@ def write_report(
     shrunk: Shrunk,
     settings: SearchSettings,
     measuring: Measuring,
-) -> None:
+) -> list[Path]:
     """Write JSON, Markdown and HTML of what one pruned model costs, separates and keeps."""
     models = {"dense": dense, "pruned": pruned}
     report = {
@@ -77,13 +85,16 @@ def write_report(
         **measuring.figures(models),
         "groups": {group: list(sizes) for group, sizes in shrunk.kept.items()},
         "history": {"search": finite(shrunk.search.history)},
-        **_how(settings, measuring),
+        **_origin(settings, measuring),
     }
-    stem = out.with_name(f"{out.stem}-report")
-    write_text(stem.with_name(f"{stem.name}.html"), html_page(report, measuring.clips(models)))
-    write_text(stem.with_name(f"{stem.name}.md"), markdown_report(report))
-    write_json(stem.with_name(f"{stem.name}.json"), report)
+    stem = report_stem(out, "report")
+    written = [
+        write_text(with_ending(stem, "html"), html_page(report, measuring.clips(models))),
+        write_text(with_ending(stem, "md"), markdown_report(report)),
+        write_json(with_ending(stem, "json"), report),
+    ]
     say(f"Wrote {stem}.html, .md and .json.")
+    return written
 
 
 def write_family(
@@ -93,14 +104,13 @@ def write_family(
     members: list[Member],
     settings: SearchSettings,
     measuring: Measuring,
-) -> None:
+) -> dict[str, Any]:
     """Write the members, and JSON, Markdown, HTML and PNG of their costs and quality."""
     before = profile(network, measuring.example)
     rows = []
     for member in members:
         cost = profile(member.model, measuring.example)
-        label = member.budget.replace("%", "pct")
-        path = out.with_name(f"{out.stem}-{label}{out.suffix or '.safetensors'}")
+        path = member_file(out, member.budget)
         save(member.model, path, settings, member.kept, member.spent, before, cost)
         say(f"{member.budget}: MACs {cost.macs:,} ({cost.macs / before.macs:.1%}) -> {path}")
         say_spent(member.spent)
@@ -112,19 +122,35 @@ def write_family(
         "dense": {"file": Path(name).name, **dense},
         "members": [{**row, **figure} for row, figure in zip(rows, figures, strict=True)],
         "history": {"search": finite(members[0].search.history)},
-        **_how(settings, measuring),
+        **_origin(settings, measuring),
     }
     smallest = min(models, key=lambda key: sum(p.numel() for p in models[key].parameters()))
     clips = measuring.clips({"dense": network, smallest: models[smallest]})
-    stem = out.with_name(f"{out.stem}-family")
-    plot_family(stem.with_name(f"{stem.name}.png"), report)
-    write_text(stem.with_name(f"{stem.name}.html"), html_page(report, clips))
-    write_text(stem.with_name(f"{stem.name}.md"), family_markdown(report, f"{stem.name}.png"))
-    write_json(stem.with_name(f"{stem.name}.json"), report)
+    stem = report_stem(out, "family")
+    plot_family(with_ending(stem, "png"), report)
+    write_text(with_ending(stem, "html"), html_page(report, clips))
+    write_text(with_ending(stem, "md"), family_markdown(report, f"{stem.name}.png"))
+    write_json(with_ending(stem, "json"), report)
     say(f"Wrote {stem}.html, .md, .json and .png.")
+    return report
 
 
-def _how(settings: SearchSettings, measuring: Measuring) -> dict[str, Any]:
+def member_file(out: Path, budget: str) -> Path:
+    """File of one model of a family."""
+    return out.with_name(f"{out.stem}-{budget.replace('%', 'pct')}{out.suffix or '.safetensors'}")
+
+
+def report_stem(out: Path, what: str) -> Path:
+    """Files of a report, less their endings; those of ``small.v2`` have a dot of their own."""
+    return out.with_name(f"{out.stem}-{what}")
+
+
+def with_ending(stem: Path, end: str) -> Path:
+    """One file of a report."""
+    return stem.with_name(f"{stem.name}.{end}")
+
+
+def _origin(settings: SearchSettings, measuring: Measuring) -> dict[str, Any]:
     """What the figures are of, and how they came about."""
     data: dict[str, Any] = {}
     if measuring.mixtures is not None:

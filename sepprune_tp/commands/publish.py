@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sepprune_tp.commands.common import say
-from sepprune_tp.hub import publish as upload
+from sepprune_tp.commands.common import note, say
 
 __all__ = ["publish"]
 
@@ -34,12 +33,16 @@ def publish(
         Path | None,
         typer.Option("--out", "-o", help="Keep the folder here [dry run: NAME by default]."),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Put a pruned model on the Hugging Face hub, with a page that says what it is."""
+    from sepprune_tp.hub import publish as upload
+
     name = repo_id.rpartition("/")[2]
     folder = out or (Path(name) if dry_run else None)
     card = {"license": license, "base_model": base_model, "dataset": dataset}
     options = {"report": report, "folder": folder, "private": private, "dry_run": dry_run}
     address = upload(file, repo_id, **options, **card)  # type: ignore[arg-type]
-    said = f"Next: hf upload {repo_id} {address}" if dry_run else f'Next: load_model("{repo_id}")'
-    say(f"Wrote {address}. {said}")
+    say(f"Wrote {address}.")
+    next_step = f"hf upload {repo_id} {address}" if dry_run else f'load_model("{repo_id}")'
+    note(f"Next: {next_step}")
+    return {"file": file, "repo_id": repo_id, "dry_run": dry_run, "address": address}

@@ -46,6 +46,11 @@ def find_files(columns: Sequence[Column], audio_root: Path | None) -> list[Mixtu
     A path is taken as listed if there is such a file, a relative one counting from the list's
     folder; otherwise its longest end that is a file under ``audio_root`` is.
 
+    What is outside: lists name absolute paths as a rule, so without ``audio_root`` those may lie
+    anywhere, and links are followed; relative ones may not climb by way of ``..``. With
+    ``audio_root``, all files lie in it or beside the list once links are resolved; what does not is
+    treated as if it did not exist.
+
     Args:
         columns: The mixtures, then the first sources, the second sources...
         audio_root: Folder that audio was moved to, if it was.
@@ -70,8 +75,9 @@ def find_files(columns: Sequence[Column], audio_root: Path | None) -> list[Mixtu
     missing: list[str] = []
     for column in columns:
         found.append([])
+        place = _Place(column.folder, audio_root, heads, _bounds(column.folder, audio_root))
         for number, text in enumerate(column.paths):
-            path = _find(_normal(text, number, column), column.folder, audio_root, heads)
+            path = _find(_normal(text, number, column), place)
             if path is None:
                 missing.append(f"entry {number} of {column.origin}: {shown(text)}")
             else:
@@ -100,25 +106,53 @@ def _normal(text: str, number: int, column: Column) -> str:
     return normal
 
 
-def _find(normal: str, folder: Path, audio_root: Path | None, heads: frozenset[str]) -> Path | None:
-    """A file that exists; ``heads`` is what ``audio_root`` holds, to spare most look-ups."""
-    listed = os.path.join(folder, normal)  # an absolute path replaces the folder
-    if os.path.isfile(listed):
+@dataclass(frozen=True)
+class _Place:
+    """Where to look for a file.
+
+    Attributes:
+        folder: Of the list.
+        audio_root: Where the audio was moved to, if it was.
+        heads: What that holds, to spare most look-ups.
+        bounds: Folders that files have to be in, links resolved; none: anywhere.
+    """
+
+    folder: Path
+    audio_root: Path | None
+    heads: frozenset[str]
+    bounds: tuple[str, ...]
+
+
+def _bounds(folder: Path, audio_root: Path | None) -> tuple[str, ...]:
+    if audio_root is None:
+        return ()
+    return tuple(os.path.join(os.path.realpath(place), "") for place in (audio_root, folder))
+
+
+def _find(normal: str, place: _Place) -> Path | None:
+    """A file that exists, and is not outside."""
+    listed = os.path.join(place.folder, normal)  # an absolute path replaces the folder
+    if _is_inside(listed, place.bounds):
         return Path(listed)
-    if audio_root is not None:
+    if place.audio_root is not None:
         parts = normal.strip(os.sep).split(os.sep)
         for first, head in enumerate(parts):
-            if head in heads:
-                moved = os.path.join(audio_root, *parts[first:])
-                if os.path.isfile(moved):
+            if head in place.heads:
+                moved = os.path.join(place.audio_root, *parts[first:])
+                if _is_inside(moved, place.bounds):
                     return Path(moved)
     return None
+
+
+def _is_inside(path: str, bounds: tuple[str, ...]) -> bool:
+    """Whether there is a file, in one of the bounds if there are any."""
+    return os.path.isfile(path) and (not bounds or os.path.realpath(path).startswith(bounds))
 
 
 def _remedy(audio_root: Path | None) -> str:
     if audio_root is None:
         return "If the audio was moved, say where it is with audio_root (--audio-root)."
     return (
-        f"No end of that path is under {audio_root} either: give the folder that holds the files "
-        "as they were below the old one."
+        f"No end of that path is under {audio_root} either (a link that leads out of it does not "
+        "count): give the folder that holds the files as they were below the old one."
     )

@@ -5,6 +5,7 @@ Letters: S sources, T time. Sources are ordered at random, levels are in dB.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,6 +84,16 @@ class MixtureDataset(Dataset[Item]):
     def __len__(self) -> int:
         """Number of items."""
         return self.size
+
+    def identity(self) -> str:
+        """Changes with the recordings, and with how they are mixed."""
+        told = (self.sample_rate, self.samples, self.n_src, self.size, self.level_range)
+        digest = hashlib.sha256(repr(told).encode())
+        for name in self._names:
+            digest.update(name.encode())
+            for utterance in self.utterances[name]:
+                digest.update(np.ascontiguousarray(utterance).data)
+        return f"{len(self._names)} speakers {digest.hexdigest()[:16]}, seed {self.seed}"
 
     def speakers(self, index: int) -> tuple[str, ...]:
         """Names of the speakers of an item, in the order of its sources."""

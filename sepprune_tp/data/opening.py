@@ -6,6 +6,7 @@ Letters: S sources, T time.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from sepprune_tp.errors import DataError, InputError
@@ -26,7 +27,7 @@ RECORDED = {"train": ("fit", ENDLESS, 0), "val": ("val", FEW, 1), "test": ("test
 
 
 def open_mixtures(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
     split: str,
     *,
     sample_rate: int,
@@ -52,7 +53,8 @@ def open_mixtures(
     the rest for training, and all for testing.
 
     Args:
-        folder: In one of these layouts.
+        folder: In one of these layouts; or a folder for each split, such as ``{"train": ...}``,
+            which is then read whole.
         split: ``"train"``, ``"val"`` or ``"test"``.
         sample_rate: Of the model, in Hz.
         mix: Name of the mixtures, if there are several: ``"mix_both"``; those without noise first
@@ -62,7 +64,8 @@ def open_mixtures(
         seed: Of segments and mixtures.
         n_src: Speakers in a mixture; the folder's own number when None (2 for FSDD).
         audio_root: Where the audio is, if not where lists or metadata say. They are then what is
-            read. Of each listed path the longest end that exists under this folder is taken.
+            read. Of each listed path the longest end that exists under this folder is taken; files
+            outside of it, also by way of a link, are not (but those beside the list are).
         limit: Only the first so many mixtures.
 
     Returns:
@@ -75,8 +78,14 @@ def open_mixtures(
             do not exist, or the first mixture does not fit.
         MissingExtraError: If soundfile is not installed.
     """
-    root = Path(folder)
     split_names(split)
+    by_split = isinstance(folder, Mapping)
+    if isinstance(folder, Mapping):
+        if split not in folder:
+            given = ", ".join(folder)
+            raise InputError(f"No folder was given for the split {split!r}, but for {given}.")
+        folder = folder[split]
+    root = Path(folder)
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1, or None for all mixtures.")
     if not root.is_dir():
@@ -91,7 +100,7 @@ def open_mixtures(
             size=min(size, limit or size),
             seed=3 * seed + offset,
         )
-    files = _find(root, split, mix, None if audio_root is None else Path(audio_root))
+    files = _find(root, split, mix, None if audio_root is None else Path(audio_root), by_split)
     if n_src is not None and len(files[0].sources) != n_src:
         raise DataError(
             f"The mixtures of {root} have {len(files[0].sources)} sources, n_src={n_src} are "
@@ -107,9 +116,13 @@ def open_mixtures(
     )
 
 
-def _find(root: Path, split: str, mix: str | None, audio_root: Path | None) -> list[MixtureFiles]:
+def _find(
+    root: Path, split: str, mix: str | None, audio_root: Path | None, whole: bool
+) -> list[MixtureFiles]:
     """The files of a split, from the first place that has any."""
     places = [root / name for name in split_names(split) if (root / name).is_dir()]
+    if whole:  # it is the folder of this split
+        places = [root]
     for place in (*places, root, root / "metadata"):
         files = folder_files(place, mix) if audio_root is None else None
         if files is None and (named := csv_files(place, split, mix, audio_root=audio_root)):

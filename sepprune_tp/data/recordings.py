@@ -66,7 +66,7 @@ def load_recordings(
     for path in sorted((*directory.glob("*.flac"), *directory.glob("*.wav"))):
         _, _, rest = path.stem.partition("_")
         speaker, _, index = rest.rpartition("_")
-        if speaker and index.isdigit() and first <= int(index) < end:
+        if speaker and index.isdecimal() and first <= int(index) < end:
             recordings.setdefault(speaker, []).append(_whole(path, sample_rate))
     if not recordings:
         raise DataError(

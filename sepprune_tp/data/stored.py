@@ -5,6 +5,7 @@ Letters: S sources, T time.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,14 @@ class StoredMixtures(Dataset[Item]):
             raise DataError(f"{origin} has no mixtures. Check that it was made completely.")
         self.n_src = len(files[0].sources)
         self._read(files[0], lambda _: (0, 0))
+
+    def identity(self) -> str:
+        """Changes with names and sizes of the files, and with what is taken of them."""
+        digest = hashlib.sha256(repr((self.sample_rate, self.samples, self.size)).encode())
+        for files in self.files:
+            for path in (files.mixture, *files.sources):
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return f"{len(self.files)} mixtures {digest.hexdigest()[:16]}, seed {self.seed}"
 
     def __len__(self) -> int:
         """Number of files, or of segments."""

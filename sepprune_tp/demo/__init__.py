@@ -44,7 +44,7 @@ def demo_model_card(assets: str | os.PathLike[str] = ASSETS) -> dict[str, Any]:
     path = Path(assets) / "model.json"
     try:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"The demo's {path} cannot be read ({error}). {_REMEDY}") from error
     return card
 

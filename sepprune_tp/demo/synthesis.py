@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import numpy as np
 from sepprune_tp.demo.sentences import make_sentences
 from sepprune_tp.demo.voices import Voice, check_voices
 from sepprune_tp.errors import DataError, InputError, require
+from sepprune_tp.files import make_folder, written
+from sepprune_tp.files.extent import short
 
 __all__ = ["SAMPLE_RATE", "load_or_synthesise", "synthesise_corpus"]
 
@@ -91,16 +94,45 @@ def load_or_synthesise(
     if not path.exists():
         _store(path, synthesise_corpus(voices, n_sentences, seed))
     try:
+        _check_archive(path)
         with np.load(path, allow_pickle=False) as data:
             samples, lengths = data["samples"], data["lengths"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete it to make it anew.") from error
+        _check_corpus(samples, lengths, len(voices) * n_sentences)
+    except Exception as error:  # of zipfile, of NumPy's reader, and of the parser that it uses
+        raise DataError(
+            f"{path} cannot be read ({short(error)}). Delete it to make it anew."
+        ) from error
     ends = np.cumsum(lengths)
     utterances = np.split(samples.astype(np.float32) / 32767.0, ends[:-1])
     return {
         voice.variant: utterances[index * n_sentences : (index + 1) * n_sentences]
         for index, voice in enumerate(voices)
     }
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive whose parts, which are stored as they are, are larger than it is."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        for part in parts:
+            with archive.open(part) as file:
+                version = np.lib.format.read_magic(file)
+                read = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")
+                shape, _, dtype = read(file)
+                if math.prod(shape) * dtype.itemsize > part.file_size:
+                    raise ValueError("its parts are larger than the file")
+
+
+def _check_corpus(samples: np.ndarray, lengths: np.ndarray, count: int) -> None:
+    """Refuse what is not the samples of so many utterances."""
+    plain = samples.dtype == np.int16 and lengths.dtype == np.int64
+    if not plain or samples.ndim != 1 or lengths.shape != (count,):
+        raise ValueError("it holds other arrays")
+    if (lengths < 0).any() or int(lengths.sum(dtype=object)) != len(samples):
+        raise ValueError("its lengths are not those of its samples")
 
 
 def _lines(voice: Voice, count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -154,12 +186,10 @@ def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
 def _store(path: Path, corpus: Corpus) -> None:
     """Write a corpus as 16-bit samples, through a temporary name."""
     utterances = [utterance for speaker in corpus.values() for utterance in speaker]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    make_folder(path.parent)
+    with written(path) as scratch, scratch.open("wb") as file:
         np.savez(
             file,
             samples=np.round(np.concatenate(utterances) * 32767.0).astype(np.int16),
             lengths=np.array([len(utterance) for utterance in utterances], dtype=np.int64),
         )
-    os.replace(temporary, path)

@@ -6,7 +6,6 @@ Letters: B batch, S sources, T time.
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from sepprune_tp.files import is_write_failure, written
 
 from .._modes import device_of, eval_mode
 from .._unwrap import eagerly, unwrapped
@@ -86,6 +87,7 @@ def export_model(
         InputError: If there is no such format, the model does not run on the example, or has no
             layer for int8.
         CheckpointError: If the model cannot be exported, or the file gives another output.
+        WriteError: If ``path`` cannot be written.
         MissingExtraError: If ONNX is asked for and not installed.
     """
     target = Path(path)
@@ -102,19 +104,10 @@ def export_model(
         report = cast(QuantisationReport, plain.quantisation)
     expected = _expected(plain, example, any_length)
     tolerance = _INT8_TOLERANCE if int8 else TOLERANCE
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), eagerly():
-            warnings.simplefilter("ignore")  # tracing warns of every shape that it fixes
-            run = _write(plain, expected[0][0], scratch, chosen, any_length)
-            difference = _compare(
-                type(plain).__name__, run, expected, target, tolerance, any_length
-            )
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, target)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    with written(target) as scratch, warnings.catch_warnings(), torch.no_grad(), eagerly():
+        warnings.simplefilter("ignore")  # tracing warns of every shape that it fixes
+        run = _write(plain, expected[0][0], str(scratch), chosen, any_length)
+        difference = _compare(type(plain).__name__, run, expected, target, tolerance, any_length)
     shapes = tuple(tuple(mixture.shape) for mixture, _ in expected)
     return Exported(target, chosen, difference, shapes, any_length, report)
 
@@ -132,6 +125,8 @@ def _write(
     except SepPruneError:
         raise
     except Exception as error:  # exporters raise many kinds
+        if is_write_failure(error, scratch):
+            raise
         raise CheckpointError(describe(type(model).__name__, format, error)) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -199,10 +194,3 @@ def _gap(run: Runner, mixture: Tensor, wanted: Tensor) -> float | str:
         return f"it gives {tuple(found.shape)}, the model {tuple(wanted.shape)}"
     gap = float((found - wanted).abs().max())
     return gap if gap == gap else "it gives NaN"
-
-
-def _umask() -> int:
-    """What new files may not be; it can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -5,6 +5,7 @@ Letters: B batch, T time.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,9 @@ def format_of(path: Path, format: str = "") -> str:
 
 
 def _write_torchscript(model: nn.Module, example: Tensor, path: str, any_length: bool) -> Runner:
-    torch.jit.save(torch.jit.trace(model, example, check_trace=False), path)
+    held = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.jit.save(torch.jit.trace(model, example, check_trace=False), held)
+    Path(path).write_bytes(held.getbuffer())
     return _read_torchscript(path)
 
 
@@ -101,8 +104,9 @@ def _write_pt2(model: nn.Module, example: Tensor, path: str, any_length: bool) -
         auto = torch.export.Dim.AUTO
         sizes = ({0: auto, example.dim() - 1: auto},)
     program = torch.export.export(model, (example,), dynamic_shapes=sizes, strict=False)
-    with open(path, "wb") as file:  # by name it insists on an ending
-        torch.export.save(program, file)
+    held = io.BytesIO()  # by name it insists on an ending
+    torch.export.save(program, held)
+    Path(path).write_bytes(held.getbuffer())
     return _read_pt2(path)
 
 

@@ -121,7 +121,22 @@ class Lookahead:
         return {"moments": self.moments, "source": [self._source.get(m) for m in self._readers]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state` gave."""
+        """Put back what :meth:`state` gave.
+
+        Raises:
+            ValueError: If it is of other layers.
+        """
+        for layer, source in zip(self._readers.values(), state["source"], strict=True):
+            if source is None:
+                continue
+            if type(source) is not int or not 0 <= source < len(state["moments"]):
+                raise ValueError(f"there are no moments {source!r:.40}")
+            moment, size = state["moments"][source], 0
+            if layer.index_in is not None:
+                size = layer.index_in.numel()
+            fits = isinstance(moment, Tensor) and moment.shape == (size, size)
+            if not fits or moment.dtype != torch.float64:
+                raise ValueError(f"moments are not of {size} channels")
         self._source = {
             module: source
             for module, source in zip(self._readers, state["source"], strict=True)

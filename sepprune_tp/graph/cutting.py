@@ -8,9 +8,11 @@ from torch import nn
 
 from ..architectures import sync_attributes
 from ..errors import GraphError
+from ..layers import rule_of
 from .assembly import ChannelSet, Owner
 from .cuts import Cut, publish
 from .group import ChannelGroup, surviving
+from .lineage import Lineage, lineage_of, set_lineage
 from .sharing import tie_again
 
 if TYPE_CHECKING:
@@ -37,10 +39,11 @@ def cut_group(graph: ChannelGraph, group: ChannelGroup, record_history: bool = T
     for item in group:
         key = (id(item.dep.target.module), graph.side_of(item.dep))
         merged.setdefault(key, (item.dep, []))[1].extend(item.idxs)
-    for (_, side), (item_dep, cut) in merged.items():
-        if not cut:
-            continue  # torch-pruning asks for empty groups where a ranking spares a layer
-        _cut(graph, item_dep, side, sorted(cut))
+    cuts = [(dep, side, sorted(cut)) for (_, side), (dep, cut) in merged.items() if cut]
+    if cuts:  # torch-pruning asks for empty groups where a ranking spares a layer
+        _remember(graph, root_name, cuts)
+    for item_dep, side, cut in cuts:
+        _cut(graph, item_dep, side, cut)
     remaining = group.channel_set.root.members()
     left = [c for c in group.channel_set.components if c in remaining]
     group.channel_set.components = left
@@ -51,10 +54,29 @@ def cut_group(graph: ChannelGraph, group: ChannelGroup, record_history: bool = T
         graph.pruning_history().append([root_name, is_out, idxs])
 
 
+def _remember(graph: ChannelGraph, root_name: str, cuts: list[tuple[Any, str, list[int]]]) -> None:
+    """Note in the model's lineage which channels of the group go."""
+    lineage = lineage_of(graph.model)
+    if lineage is None:
+        set_lineage(graph.model, lineage := Lineage.begin(graph.model))
+    outputs = {}
+    for dep, side, gone in cuts:
+        owner = dep.target.module
+        name = graph.name_of(owner)
+        if side == "out":
+            outputs[name] = (graph.site_of(owner, side).components.numel(), gone)
+        rule = None if isinstance(owner, nn.Parameter) else rule_of(owner)
+        if rule is not None and rule.kind == "norm" and rule.pools_channels(owner):
+            lineage.pooling = sorted({*lineage.pooling, name})
+    lineage.group_cut(root_name, outputs)
+
+
 def _cut(graph: ChannelGraph, dep: Any, side: str, idxs: list[int]) -> None:
     owner = dep.target.module
     name, flags = graph.name_of(owner), _flags(owner)
     dep.handler.__self__.pruning_dim = dep.target.pruning_dim
+    if (lineage := lineage_of(graph.model)) is not None:
+        lineage.cut(owner, name, dep.handler, idxs, dep.target.pruning_dim)
     result = dep.handler(owner, idxs)
     if isinstance(owner, nn.Parameter):
         graph.replace_parameter(owner, result)

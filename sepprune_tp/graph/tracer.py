@@ -25,8 +25,11 @@ from .tracing import Sites
 
 __all__ = ["Tracer", "shapes_of"]
 
-_OUR_FILES = str(Path(__file__).resolve().parent.parent)
-_TORCH_FILES = str(Path(torch.__file__).resolve().parent)
+_FOREIGN = tuple(  # neither our files nor torch's are the model's own, by whatever path
+    str(path)
+    for file, above in ((__file__, 1), (torch.__file__, 0))
+    for path in (Path(file).parents[above], Path(file).resolve().parents[above])
+)
 
 
 class Tracer(TorchDispatchMode):
@@ -375,7 +378,7 @@ class Tracer(TorchDispatchMode):
         frame = sys._getframe(1)
         while frame is not None:
             path = frame.f_code.co_filename
-            if not path.startswith((_OUR_FILES, _TORCH_FILES, "<")):
+            if not path.startswith((*_FOREIGN, "<")):
                 return module, f"{Path(path).name}:{frame.f_lineno}"
             frame = frame.f_back  # type: ignore[assignment]
         return module, ""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sepprune_tp._modes import device_of
-from sepprune_tp.errors import InputError
-from sepprune_tp.form import form_of, give_form, tensors_of
+from sepprune_tp.checkpoint.form import form_of, give_form, tensors_of
+from sepprune_tp.errors import CheckpointError, InputError
+from sepprune_tp.files.extent import short
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph import Scope
 from sepprune_tp.job import channels_kept, cut
@@ -188,13 +189,19 @@ class PruneCallback:
     def _load(self, module: Any, checkpoint: dict[str, Any]) -> None:
         content = checkpoint.get(KEY, {})
         model = model_in(module, self.model)
-        self.pruned = Pruned(**content["pruned"]) if "pruned" in content else None
-        self._dense = None
-        if "dense" in content and self.distill:
-            self._dense = _teacher(model)
-            dense = content["dense"]
-            give_form(self._dense, dense["form"], dense["tensors"])
-            self._dense.load_state_dict(dense["tensors"], strict=False)
+        self.pruned = self._dense = None
+        try:
+            self.pruned = Pruned(**content["pruned"]) if "pruned" in content else None
+            if "dense" in content and self.distill:
+                teacher, dense = _teacher(model), content["dense"]
+                give_form(teacher, dense["form"], dense["tensors"])
+                teacher.load_state_dict(dense["tensors"], strict=False)
+                self._dense = teacher
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"What PruneCallback left in the checkpoint cannot be read ({short(error)}): it "
+                "was damaged, or another version wrote it. Start from another checkpoint."
+            ) from error
         self._before = reshape(module, self.model, checkpoint)
 
     # -- training ---------------------------------------------------------------------------------

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sepprune_tp._unwrap import unwrapped
+from sepprune_tp.checkpoint.fitting import check_kinds
+from sepprune_tp.checkpoint.form import Form, give_form
+from sepprune_tp.checkpoint.structure import named_tensors
 from sepprune_tp.errors import CheckpointError, InputError
-from sepprune_tp.form import Form, give_form
+from sepprune_tp.files.extent import short
+from sepprune_tp.files.torch_archives import read_plain
 from sepprune_tp.lightning.optimisers import ParameterNames
-from sepprune_tp.structure import named_tensors
 
 __all__ = ["KEY", "ModuleHooks", "load_weights", "model_in", "reshape"]
 
@@ -60,9 +62,10 @@ def reshape(module: nn.Module, name: str, checkpoint: dict[str, Any]) -> Paramet
     weights: dict[str, Tensor] = {
         key.removeprefix(prefix): value
         for key, value in checkpoint["state_dict"].items()
-        if key.startswith(prefix) and isinstance(value, Tensor)
+        if isinstance(key, str) and key.startswith(prefix) and isinstance(value, Tensor)
     }
-    form: Form | None = checkpoint.get(KEY, {}).get("form")
+    content = checkpoint.get(KEY, {})
+    form: Form | None = content.get("form") if isinstance(content, Mapping) else None
     before = ParameterNames(module)
     if form is not None:
         return before if give_form(model, form, weights) else None
@@ -95,28 +98,37 @@ def load_weights(
         CheckpointError: If the file cannot be read, or is of another model.
     """
     checkpoint = path if isinstance(path, dict) else _read(path)
+    where = "The checkpoint" if isinstance(path, dict) else str(path)
+    weights = checkpoint.get("state_dict")
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(
+            f"{where} holds no 'state_dict' of weights by name. Give a file that a trainer wrote."
+        )
     reshape(module, model, checkpoint)
+    check_kinds(module, {k: v for k, v in weights.items() if isinstance(v, Tensor)}, where)
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        where = "The checkpoint" if isinstance(path, dict) else path
         raise CheckpointError(
-            f"{where} is not of this {type(module).__name__}: {error}. Build the model with the "
-            "arguments that it had in the run that wrote the file."
+            f"{where} is not of this {type(module).__name__}: {short(error, 1000)}. Build "
+            "the model with the arguments that it had in the run that wrote the file."
         ) from error
     return model_in(module, model)
 
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"]
-    except Exception as error:
+        checkpoint = read_plain(Path(path))
+    except CheckpointError as error:
         raise CheckpointError(
-            f"Cannot read {path} as a checkpoint of Lightning: {type(error).__name__}: {error}. If "
-            "it holds objects and you trust it, pass what torch.load(path, weights_only=False) "
-            "returns."
+            f"Cannot read {path} as a checkpoint of Lightning: {error} Or pass what "
+            "torch.load(path, weights_only=False) returns."
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"Cannot read {path} as a checkpoint of Lightning: it holds a "
+            f"{type(checkpoint).__name__}. Give a file that a trainer wrote."
+        )
     return checkpoint
 
 

@@ -6,7 +6,6 @@ Letters: B batch, S sources, T time. SI-SDR and the loss are in dB.
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,12 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError, require
+from sepprune_tp.files.locking import alone_with
+from sepprune_tp.graph.lineage import Lineage, lineage_of, note, set_lineage
+from sepprune_tp.identity import data_identity, fingerprint, loss_identity
+from sepprune_tp.interruption import Stop, stoppable
 from sepprune_tp.launching import launch, launched, processes_for
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery.data import Loader, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings
+from sepprune_tp.recovery.state import RunState
 from sepprune_tp.search.sharing import Part
 
 __all__ = ["RecoveryResult", "finetune", "fingerprint"]
@@ -67,8 +72,11 @@ def finetune(
 ) -> RecoveryResult:
     """Train a separator in place with Lightning and leave it with its best weights.
 
-    A run that was killed resumes from the last validation in ``checkpoint_dir`` and ends with the
-    same weights, bit for bit, on the same machine: batches and dropout are functions of the step.
+    A run that was killed resumes from the last validation in ``checkpoint_dir``, or from a minute
+    before (one device), and ends with the same weights, bit for bit, on the same machine: batches
+    and dropout are functions of the step.
+    One that is interrupted (Ctrl-C, SIGTERM) ends its step, or the validation that it is in, and
+    resumes from there; a second signal ends it at once.
 
     Several devices share every batch, so that they end where one does but for rounding (dropout,
     and the statistics of batch norms, are each device's own). They run in processes that are
@@ -102,7 +110,10 @@ def finetune(
             devices cannot share a batch evenly.
         DataError: If a loader is empty or a batch holds NaN or infinity.
         SearchError: If the loss stops being finite; the message names the step.
-        CheckpointError: If ``checkpoint_dir`` holds a run of another model or other settings.
+        CheckpointError: If ``checkpoint_dir`` holds a run of another model, other settings, data or
+            loss.
+        BusyError: If another process fine-tunes with the same ``checkpoint_dir``.
+        KeyboardInterrupt: If the user interrupts it.
         MissingExtraError: If Lightning is not installed.
     """
     with warnings.catch_warnings():  # Lightning's imports warn about their own dependencies
@@ -130,22 +141,36 @@ def finetune(
         }
         return _elsewhere(model, train, val, given, devices, accelerator)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    state = loop.RunState.begin(model, asdict(chosen), fingerprint(model), folder, resume)
+    identity = {
+        "batch_size": batch_size,
+        "train": data_identity(train),
+        "val": data_identity(val),
+        "loss": loss_identity(loss),
+    }
+    was_training, device = model.training, next(model.parameters()).device
     stream = TrainStream(train, batch_size, chosen.seed)
     validation = ValidationBatches(val, batch_size)
-    was_training, device = model.training, next(model.parameters()).device
     with ExitStack() as stack:
+        # first of all, since a signal may end the process when it is left
+        stop = Stop() if folder is None else stack.enter_context(stoppable())
+        if folder is not None and Part.mine().rank == 0 and loop.is_first():
+            stack.enter_context(alone_with(folder / "last.pt"))
+        now = (model, asdict(chosen), fingerprint(model))
+        state = RunState.begin(*now, folder, resume, identity)
         stack.callback(model.train, was_training)
         stack.callback(model.to, device)
         stack.enter_context(loop.quiet())
         stack.enter_context(loop.forked_rng())
         shown = progress and loop.is_first()
         bar = stack.enter_context(loop.progress_bar(chosen.steps, state.step, shown))
-        module = loop.RecoveryModule(model, loss, chosen, state, folder, stream, bar)
+        module = loop.RecoveryModule(model, loss, chosen, state, folder, stream, bar, stop)
         loop.run(module, validation, accelerator, devices)
     model.load_state_dict(state.best)
     model.zero_grad(set_to_none=True)
     best = min(state.history, key=lambda record: record["val_loss"])
+    figures = {"si_sdr": best["si_sdr"], "steps": state.step, "seconds": state.seconds}
+    how = {"batch_size": batch_size, "loss": identity["loss"], "settings": asdict(chosen)}
+    note(unwrapped(model), "recovered", **figures, **how)
     return RecoveryResult(
         si_sdr=best["si_sdr"],
         steps=state.step,
@@ -167,28 +192,18 @@ def _elsewhere(
     copied = copy.deepcopy(model).cpu()
     given |= {"devices": devices, "accelerator": accelerator}
     found = launch(_copy, copied, train, val, given, devices=devices, accelerator=accelerator)
-    result, weights = found
+    result, weights, lineage = found
     model.load_state_dict(weights)
+    set_lineage(model, lineage)
     return result
 
 
 def _copy(
     device: torch.device, model: nn.Module, train: Loader, val: Loader, given: dict[str, Any]
-) -> tuple[RecoveryResult, dict[str, Any]]:
+) -> tuple[RecoveryResult, dict[str, Any], Lineage | None]:
     """What each process does; Lightning moves the model to its device."""
     result = finetune(model, train, val, **given)
-    return result, model.state_dict()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the names, shapes and values of the weights, to tell runs apart."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return result, model.state_dict(), lineage_of(model)
 
 
 def _settings(values: dict[str, Any]) -> RecoverySettings:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,99 +22,27 @@ from torch import Tensor, nn
 
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import CheckpointError, DataError, InputError, SearchError, require
+from sepprune_tp.files.states import load_adam, load_plateau
+from sepprune_tp.interruption import Stop
 from sepprune_tp.launching import launched
 from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.recovery.data import Batch, TrainStream, ValidationBatches
 from sepprune_tp.recovery.settings import RecoverySettings, cosine_rate
+from sepprune_tp.recovery.state import RunState, copied, unusable
+from sepprune_tp.search.progress import StepBar, progress_line
 from sepprune_tp.search.sharing import Part
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-__all__ = ["RecoveryModule", "RunState", "forked_rng", "is_first", "progress_bar", "quiet", "run"]
-
-FORMAT = 1
-MAY_CHANGE = {"steps", "max_minutes", "early_stop", "compile"}  # between a run and its resumption
+__all__ = ["RecoveryModule", "forked_rng", "is_first", "progress_bar", "quiet", "run"]
 
 
-@dataclass
-class RunState:
-    """All that a resumed run needs, as tensors and plain values."""
-
-    settings: dict[str, Any]
-    fingerprint: str
-    best: dict[str, Any]
-    weights: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    plateau: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    step: int = 0
-    seconds: float = 0.0
-    stale: int = 0
-    stopped: str = ""
-    format: int = FORMAT
-
-    @classmethod
-    def begin(
-        cls,
-        model: nn.Module,
-        settings: dict[str, Any],
-        fingerprint: str,
-        folder: Path | None,
-        resume: bool,
-    ) -> RunState:
-        """A new run, or the one in the folder with its weights put into the model."""
-        path = None if folder is None else folder / "last.pt"
-        if path is None or not resume or not path.exists():
-            return cls(settings, fingerprint, best=copied(model.state_dict()))
-        state = cls._load(path)
-        old, new = (
-            {k: v for k, v in s.items() if k not in MAY_CHANGE} for s in (state.settings, settings)
-        )
-        if old != new or state.fingerprint != fingerprint:
-            changed = ", ".join(k for k in new if new[k] != old.get(k)) or "the model's weights"
-            raise CheckpointError(
-                f"{path} is of another run: {changed} differ(s). Pass resume=False to overwrite "
-                "it, or another checkpoint_dir."
-            )
-        model.load_state_dict(state.weights)
-        state.settings, state.stopped = settings, ""
-        return state
-
-    @classmethod
-    def _load(cls, path: Path) -> RunState:
-        """Read a file that :meth:`save` wrote, executing no pickle."""
-        try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-            if values["format"] != FORMAT:
-                raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
-            return cls(**values)
-        except Exception as error:
-            raise CheckpointError(
-                f"Cannot resume from {path}: {error}. It is truncated, of another version or not "
-                "a recovery checkpoint. Delete it, or pass resume=False to overwrite it."
-            ) from error
-
-    def save(self, folder: Path) -> None:
-        """Write ``last.pt`` and ``best.pt``, each to a temporary name first."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "last.pt", {f.name: getattr(self, f.name) for f in fields(self)})
-        write(folder / "best.pt", self.best)
+_SECONDS = 60.0  # between writes at most, where one device decides
 
 
-def write(path: Path, value: Any) -> None:
-    """``torch.save`` to a temporary name, then rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    torch.save(value, temporary)
-    os.replace(temporary, path)
-
-
-def copied(weights: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of its own memory, on the CPU."""
-    return {
-        name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-        for name, value in weights.items()
-    }
+class Stopped(Exception):
+    """The user wants an end, and the state is written."""
 
 
 class RecoveryModule(lightning.LightningModule):
@@ -128,15 +57,17 @@ class RecoveryModule(lightning.LightningModule):
         folder: Path | None,
         stream: TrainStream,
         bar: Any,
+        stop: Stop,
     ) -> None:
         super().__init__()
         self.model, self.loss, self.settings, self.state = model, loss, settings, state
-        self.folder, self.stream, self.bar = folder, stream, bar
+        self.folder, self.stream, self.bar, self.stop = folder, stream, bar, stop
         self.train_forward: Callable[[Tensor], Tensor] = (
             torch.compile(model.forward, dynamic=False) if settings.compile else model
         )
-        self._began = time.monotonic() - state.seconds
-        self._losses: list[float] = []
+        self._saved = time.monotonic()
+        self._began = self._saved - state.seconds
+        self._losses: list[float] = list(state.losses) if is_first() else []
         self._validation: list[tuple[int, float, float]] = []
         self._plateau: ReduceLROnPlateau | None = None
 
@@ -160,13 +91,18 @@ class RecoveryModule(lightning.LightningModule):
     def train_batches(self) -> Iterator[Batch]:
         """One epoch: the batches up to the next validation."""
         step = self.state.step
-        last = min(step + self.settings.val_every, self.settings.steps)
+        last = self._next_validation()
         while step < last:
             yield self.stream.batch(step)
             step += 1
             minutes = self.settings.max_minutes
             if minutes is not None and self.seconds() >= 60 * minutes:
                 return
+
+    def _next_validation(self) -> int:
+        """The step after which to validate."""
+        validated = int(self.state.history[-1]["step"]) if self.state.history else 0
+        return min(validated + self.settings.val_every, self.settings.steps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, in the state that it was left in, and the plateau rule."""
@@ -180,8 +116,11 @@ class RecoveryModule(lightning.LightningModule):
             threshold_mode="abs",
         )
         if self.state.optimizer:
-            optimizer.load_state_dict(self.state.optimizer)
-            self._plateau.load_state_dict(self.state.plateau)
+            try:
+                load_adam(optimizer, self.state.optimizer)
+                load_plateau(self._plateau, self.state.plateau)
+            except (ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(unusable(self.folder, error)) from error
         return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -207,10 +146,19 @@ class RecoveryModule(lightning.LightningModule):
         return value
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Count the step."""
+        """Count the step; give way to the user, who wants an end (a validation comes first)."""
         self.state.step += 1
         self.bar.update(1)
         self.bar.set_postfix_str(f"loss {self._losses[-1]:.2f} dB", refresh=False)
+        if self.state.step >= self._next_validation():
+            return
+        late = self.stream.part.count == 1 and time.monotonic() - self._saved > _SECONDS
+        if (ending := self._wants_end()) or late:
+            self._note_training()
+            self.state.seconds, self.state.losses = self.seconds(), list(self._losses)
+            self._save()
+        if ending:
+            raise Stopped
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and SI-SDR of one batch."""
@@ -235,15 +183,30 @@ class RecoveryModule(lightning.LightningModule):
         if self._plateau is not None and self.state.step:
             if self.settings.schedule == "plateau":
                 self._plateau.step(record["val_loss"])
-            self.state.optimizer = self._optimizer().state_dict()
-            self.state.plateau = self._plateau.state_dict()
-        self.state.seconds = self.seconds()
+            self._note_training()
+        self.state.seconds, self.state.losses = self.seconds(), []
         self.state.stopped = self.finished()
+        self._save()
+        self.trainer.should_stop = bool(self.state.stopped)
+        self.bar.set_description_str(f"recovery, SI-SDR {record['si_sdr']:.2f} dB", refresh=False)
+        if self._wants_end() and not self.state.stopped:
+            raise Stopped
+
+    def _note_training(self) -> None:
+        """Take over what optimiser and rate rule hold."""
+        assert self._plateau is not None
+        self.state.optimizer = self._optimizer().state_dict()
+        self.state.plateau = self._plateau.state_dict()
+
+    def _save(self) -> None:
         if self.folder is not None and self.trainer.is_global_zero:
             self.state.weights = copied(self.model.state_dict())
             self.state.save(self.folder)
-        self.trainer.should_stop = bool(self.state.stopped)
-        self.bar.set_description_str(f"recovery, SI-SDR {record['si_sdr']:.2f} dB", refresh=False)
+        self._saved = time.monotonic()
+
+    def _wants_end(self) -> bool:
+        """Whether a signal came, on any device."""
+        return self._over_devices([float(bool(self.stop))])[0] > 0
 
     def _record(self) -> dict[str, float]:
         """The figures of this validation, and an empty slate for the next."""
@@ -313,7 +276,11 @@ class _Epochs:
 def run(
     module: RecoveryModule, validation: ValidationBatches, accelerator: str, devices: int | str
 ) -> None:
-    """Validate once, then train until the module says that it is finished."""
+    """Validate once, then train until the module says that it is finished.
+
+    Raises:
+        Interrupted: If a signal came; the state is written if there is a folder.
+    """
     if module.state.history and (reason := module.finished()):
         module.state.stopped = reason
         return
@@ -344,10 +311,31 @@ def run(
                 f"{part.count}. Give devices= the number of processes of this machine."
             )
         module.stream.part = validation.part = part
-        if not module.state.history:
-            trainer.validate(module, dataloaders=validation, verbose=False)
-        trainer.should_stop = False
-        trainer.fit(module, train_dataloaders=_Epochs(module), val_dataloaders=validation)
+        with _interrupted_by(module):
+            if not module.state.history:
+                trainer.validate(module, dataloaders=validation, verbose=False)
+            trainer.should_stop = False
+            trainer.fit(module, train_dataloaders=_Epochs(module), val_dataloaders=validation)
+
+
+@contextmanager
+def _interrupted_by(module: RecoveryModule) -> Iterator[None]:
+    """Raise what users expect of Ctrl-C, where Lightning would leave the program."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+        if module.stop:  # it came when everything was done
+            raise Stopped
+    except (Stopped, SystemExit) as error:
+        first = error.__context__
+        if not (isinstance(error, Stopped) or module.stop or isinstance(first, KeyboardInterrupt)):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
+        state, settings = module.state, module.settings
+        text = f"step {state.step} of {settings.steps} of the recovery"
+        kept = f" is in {module.folder}" if isinstance(error, Stopped) and module.folder else ""
+        raise module.stop.reason(f"{text}{kept}") from error
 
 
 def is_first() -> bool:
@@ -383,7 +371,11 @@ def forked_rng() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(total: int, initial: int, shown: bool) -> Iterator[Any]:
-    """A tqdm bar over steps, which Lightning brings along."""
+    """A bar over steps: of rich on a terminal if it is there, else of tqdm, as Lightning has it."""
+    if shown and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
+        with progress_line("recovery", total, start=initial) as show:
+            yield StepBar(show, initial)
+        return
     tqdm = require("tqdm", "train", "A progress bar")
     bar = tqdm.tqdm(
         total=total,

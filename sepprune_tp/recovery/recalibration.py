@@ -12,6 +12,7 @@ from .._modes import eval_mode
 from .._unwrap import unwrapped
 from ..errors import InputError
 from ..graph.kept import KeptChannels
+from ..graph.lineage import note
 from .lockstep import Lockstep, Refitted, mixtures_of
 
 __all__ = ["recalibrate"]
@@ -53,6 +54,7 @@ def recalibrate(
     given = list(batches)
     mixture = mixtures_of(given, model)
     _estimate(unwrapped(model), given)
+    note(unwrapped(model), "recalibrated", mixtures=len(mixture))
     if dense is None or kept is None:
         return []
     lockstep = Lockstep(model, dense, kept, ("norm",), samples, seed)

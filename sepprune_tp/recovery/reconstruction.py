@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._unwrap import unwrapped
 from ..errors import InputError
 from ..graph import ChannelGraph
 from ..graph.kept import KeptChannels
+from ..graph.lineage import note
 from .lockstep import Lockstep, Refitted, mixtures_of
 
 __all__ = ["PARTS", "reconstruct", "ridge_solution", "step_and_reconstruct"]
@@ -89,9 +91,10 @@ def reconstruct(
 
     mixture = mixtures_of(batches, pruned)
     lockstep = Lockstep(pruned, dense, kept, chosen, samples, seed)
-    if inputs == "dense":
-        return lockstep.refit_apart(mixture, solve)
-    return lockstep.refit_in_order(mixture, solve)
+    refit = lockstep.refit_apart if inputs == "dense" else lockstep.refit_in_order
+    done = refit(mixture, solve)
+    note(unwrapped(pruned), "reconstructed", layers=len(done), mixtures=len(mixture))
+    return done
 
 
 def step_and_reconstruct(pruner: Any, batches: Iterable[Any], **options: Any) -> list[Refitted]:

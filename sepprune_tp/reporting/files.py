@@ -7,31 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sepprune_tp.files import write_text, written
+
 __all__ = ["write_figure", "write_json", "write_text"]
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a file whole or not at all."""
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return target
 
 
 def write_figure(path: str | os.PathLike[str], figure: Any) -> Path:
     """Write a matplotlib figure as PNG, whole or not at all."""
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with written(path) as scratch:
         figure.savefig(scratch, format="png", dpi=130)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return target
+    return Path(path)
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,13 +14,21 @@ from ..errors import DataError, SearchError
 __all__ = ["checked_batches", "first_batches"]
 
 
+@runtime_checkable
+class _Seeking(Protocol):
+    """Endless batches that can begin at any step."""
+
+    def starting(self, step: int) -> Iterator[Any]: ...
+
+
 def checked_batches(
     batches: Iterable[Any], steps: int, start: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of steps ``start`` to ``steps - 1``, starting over where the iterable ends.
 
     Args:
-        batches: Yields (mixture (B, T) or (B, 1, T), sources (B, S, T)).
+        batches: Yields (mixture (B, T) or (B, 1, T), sources (B, S, T)). What has a method
+            ``starting(step)`` is asked for the batches from a step on.
         steps: Number of steps in all.
         start: First step; the batches before it are skipped, so that a resumed search goes on with
             those that it would have seen.
@@ -33,10 +41,13 @@ def checked_batches(
         SearchError: If there are no batches, or an iterator ends too early to start over.
         DataError: If a batch has another form or holds NaN or infinity.
     """
-    iterator = iter(batches)
+    step = 0
+    if isinstance(batches, _Seeking):
+        iterator, step = batches.starting(start), start
+    else:
+        iterator = iter(batches)
     can_restart = iterator is not batches
     seen_in_pass = 0
-    step = 0
     while step < steps:
         try:
             batch = next(iterator)

@@ -22,13 +22,14 @@ from ..losses import MAX_SOURCES, pit_neg_si_sdr, pit_si_sdr
 from .batches import checked_batches
 from .budget import Budget
 from .diagnosis import blame, check_gradient
+from .keeping import Keeper
 from .limits import Limits
 from .masks import Spent, settled, spent
 from .processes import Processes
 from .progress import progress_line
 from .ranking import smallest
 from .rounding import RoundTo, steps_for
-from .state import SearchState, load, restore, save
+from .state import SearchState
 
 __all__ = ["SearchResult", "learn_gates"]
 
@@ -104,8 +105,10 @@ def learn_gates(
         autocast: ``torch.bfloat16`` to run the model in mixed precision.
         progress: Whether to show a progress bar (with ``rich``); of several processes, one does.
         checkpoint: File to resume from if it exists and to write to; of several processes, the
-            first reads and writes it.
-        checkpoint_every: Steps between writes.
+            first reads and writes it. Ctrl-C and SIGTERM then wait for the end of the step, and
+            the state is written before they take effect; a second one does not wait.
+        checkpoint_every: Steps between writes; a process that is alone also writes when 30 s have
+            passed, and always at the end.
         round_to: Widths of the final masks are multiples of this (or the full width); ``"auto"``
             takes for each group the step that this machine likes, from measured layers.
         lookahead: Whether to look for the channels that are best after reconstruction
@@ -122,6 +125,9 @@ def learn_gates(
         DataError: If a batch is malformed or holds NaN.
         InputError: If a setting is wrong, or processes were given different ones. An error in one
             process ends all of them.
+        CheckpointError: If ``checkpoint`` is of other settings, another model or other data.
+        BusyError: If another process searches with the same ``checkpoint``.
+        KeyboardInterrupt: If the user interrupts it.
     """
     if steps < 1:
         raise InputError(f"steps={steps}: a search takes at least one step")
@@ -158,31 +164,31 @@ def learn_gates(
     }
     processes.check_same(settings)
     path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and (content := processes.by_first(lambda: load(path, settings))):
-        restore(content, gates, state)
-    device = gates.scores.device
-    gates.lookahead = state.ahead if state.step >= _warm_up(steps) else None
-    with (
-        ExitStack() as stack,
-        progress_line("learning gates", steps, progress and processes.first) as show,
-    ):
-        stack.callback(setattr, gates, "lookahead", None)
-        stack.enter_context(_frozen(gates.model))
-        stack.enter_context(gates)
-        stream = checked_batches(batches, steps, state.step, device)
-        probe = partial(_probe, gates, state, stream, loss, _warm(gates, limits, steps), autocast)
-        while state.step < steps:
-            seen = _together(processes, state, processes.attempt(probe))
-            record = _step(gates, state, seen, limits, steps, clip)
-            processes.follow_first([gates.scores, state.multipliers])
-            state.history.append(record)
-            state.step += 1
-            show(state.step, _text(record))
-            if path is not None and state.step % checkpoint_every == 0:
-                processes.by_first(lambda: save(path, gates, state, settings))
-    gates.scores = gates.scores.detach()
-    gates.ties = state.taylor
-    keep, met = processes.by_first(lambda: _settle(gates, state, limits, round_to))
+    with Keeper(path, checkpoint_every, gates, state, processes) as keeper:
+        keeper.begin(settings, batches, loss)
+        gates.lookahead = state.ahead if state.step >= _warm_up(steps) else None
+        with (
+            ExitStack() as stack,
+            progress_line("learning gates", steps, progress and processes.first) as show,
+        ):
+            stack.callback(setattr, gates, "lookahead", None)
+            stack.enter_context(_frozen(gates.model))
+            stack.enter_context(gates)
+            stream = checked_batches(batches, steps, state.step, gates.scores.device)
+            warm = _warm(gates, limits, steps)
+            probe = partial(_probe, gates, state, stream, loss, warm, autocast)
+            while state.step < steps:
+                seen = _together(processes, state, processes.attempt(probe))
+                record = _step(gates, state, seen, limits, steps, clip)
+                processes.follow_first([gates.scores, state.multipliers])
+                state.history.append(record)
+                state.step += 1
+                show(state.step, _text(record))
+                keeper.step_done(steps)
+        gates.scores = gates.scores.detach()
+        gates.ties = state.taylor
+        settle = partial(_settle, gates, state, limits, round_to)
+        keep, met = keeper.settle(round_to, settle)
     gates.set_keep(keep)
     remember(gates)
     seconds = time.perf_counter() - began

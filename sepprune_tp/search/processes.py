@@ -120,6 +120,14 @@ class Processes:
         distributed.all_reduce(flat)
         return _like(flat[:-1] / flat[-1], tensors)
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process."""
+        if self.count == 1:
+            return flag
+        found = torch.tensor([float(flag)], device=self._device)
+        distributed.all_reduce(found)
+        return bool(found)
+
     def follow_first(self, tensors: Sequence[Tensor]) -> None:
         """Write the values of the first process into these tensors."""
         if self.count > 1:

@@ -14,6 +14,7 @@ from torch import distributed
 
 from ..data import MapStyle, batches
 from ..errors import InputError
+from ..identity import data_identity
 
 __all__ = ["ItemBatches", "Part", "share_of"]
 
@@ -90,6 +91,10 @@ class ItemBatches:
         if self.batch_size > 0:
             part.of(self.batch_size, f"every batch (batch_size={self.batch_size})")
         return replace(self, part=part)
+
+    def identity(self) -> str:
+        """Of the whole batches, for :func:`sepprune_tp.identity.data_identity`."""
+        return f"{data_identity(self.dataset)} by {self.batch_size}, seed {self.shuffle_seed}"
 
     def __iter__(self) -> Iterator[Any]:
         """Mixtures (B, T) and sources (B, S, T) without an end."""

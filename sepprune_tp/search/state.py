@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepprune_tp.files import make_folder, write_tensors
+from sepprune_tp.files.extent import short
+from sepprune_tp.files.states import check_like, load_adam, same
+from sepprune_tp.files.torch_archives import read_plain
+
 from ..errors import CheckpointError
 from ..gates import GateSet, Lookahead
 
 __all__ = ["SearchState", "load", "restore", "save"]
 
-_FORMAT = 3
+_FORMAT = 4
+_ANEW = "Start anew with --restart, delete it, or give another path."
 
 
 @dataclass
@@ -30,6 +35,7 @@ class SearchState:
         last: Gates of the last step, shape (N,).
         history: One dict a step.
         ahead: What stands in for closed channels after the warm-up, if the search looks ahead.
+        settled: The final masks and how they were rounded, once they are there.
     """
 
     step: int
@@ -39,6 +45,7 @@ class SearchState:
     last: Tensor
     history: list[dict[str, float]]
     ahead: Lookahead | None = None
+    settled: dict[str, Any] | None = None
 
 
 def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
@@ -62,11 +69,10 @@ def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any
         "history": state.history,
         "ahead": None if state.ahead is None else state.ahead.state(),
         "generator": gates.generator.get_state(),
+        "settled": state.settled,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    make_folder(path.parent)
+    write_tensors(path, content)
 
 
 def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -81,29 +87,81 @@ def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["settings"]
-    except Exception as error:
+        content = read_plain(path)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}")
+        found, version = content["settings"], content["format"]
+        if not isinstance(found, dict):
+            raise TypeError("its settings are none")
+    except (CheckpointError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete "
             "it or give another path."
         ) from error
-    if found != settings or content["format"] != _FORMAT:
+    if not same(version, _FORMAT):
         raise CheckpointError(
-            f"{path} belongs to another search: it was started with {found}, this one with "
-            f"{settings}. Delete it or give another path."
+            f"{path} was written by another version of sepprune-tp (format {short(version)}, not "
+            f"{_FORMAT}). {_ANEW}"
+        )
+    if differ := [key for key in settings if not _agree(settings[key], found.get(key))]:
+        raise CheckpointError(
+            f"{path} belongs to another search: it was started with "
+            f"{short({key: found.get(key) for key in differ}, 600)}, this one with "
+            f"{ {key: settings[key] for key in differ} }. {_ANEW}"
         )
     return content
 
 
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two settings may be of one search; None: nothing is known."""
+    return one is None or other is None or same(one, other)
+
+
 def restore(content: dict[str, Any], gates: GateSet, state: SearchState) -> None:
-    """Put gates and state where a file says."""
-    with torch.no_grad():
-        gates.scores.copy_(content["scores"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.step, state.history = content["step"], content["history"]
-    state.multipliers, state.taylor = content["multipliers"], content["taylor"]
-    state.last = content["last"]
-    if state.ahead is not None:
-        state.ahead.restore(content["ahead"])
-    gates.generator.set_state(content["generator"])
+    """Put gates and state where a file says.
+
+    Raises:
+        CheckpointError: If the file holds something else than a search of these gates.
+    """
+    try:
+        _check(content, gates, state)
+        with torch.no_grad():
+            gates.scores.copy_(content["scores"])
+        load_adam(state.optimizer, content["optimizer"])
+        state.step, state.history = content["step"], content["history"]
+        state.multipliers, state.taylor = content["multipliers"], content["taylor"]
+        state.last, state.settled = content["last"], content["settled"]
+        if state.ahead is not None:
+            state.ahead.restore(content["ahead"])
+        gates.generator.set_state(content["generator"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"The checkpoint of the search does not hold what a search needs ({short(error)}): it "
+            "was damaged. Delete it or give another path."
+        ) from error
+
+
+def _check(content: dict[str, Any], gates: GateSet, state: SearchState) -> None:
+    """Refuse figures of another form than those of this search."""
+    own = {
+        "scores": gates.scores,
+        "multipliers": state.multipliers,
+        "taylor": state.taylor,
+        "last": state.last,
+    }
+    for name, tensor in own.items():
+        check_like(name, content[name], tensor)
+    step, history = content["step"], content["history"]
+    records = isinstance(history, list) and all(map(_is_record, history))
+    if not records or type(step) is not int or step != len(history):
+        raise ValueError("its history is not that of its steps")
+    if (settled := content["settled"]) is not None:
+        check_like("keep", settled["keep"], gates.keep)
+        if not all(isinstance(entry, dict) for entry in settled["spent"].values()):
+            raise ValueError("it does not say what its masks spend")
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and all(
+        isinstance(key, str) and isinstance(value, (int, float)) for key, value in record.items()
+    )

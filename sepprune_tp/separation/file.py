@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from sepprune_tp.files import make_folder, named_failures
+
 from .._modes import device_of, eval_mode
 from ..errors import DataError, InputError
 from .blocks import Blocks, stitched
@@ -79,9 +81,10 @@ def _separate_all(
     model: nn.Module, recording: Recording, blocks: Blocks, folder: Path, rate: int
 ) -> list[Path]:
     """Read, separate and keep block by block; then write."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     heard, length = False, recording.length
-    with eval_mode(model), Sources(folder) as sources:
+    target = folder / f"{recording.path.stem}_s1.wav"
+    with named_failures(target), eval_mode(model), Sources(folder) as sources:
         for piece in stitched(recording.read, lambda x: _separate(model, x), length, blocks):
             heard = heard or bool(np.any(piece.mixture))
             sources.add(piece.mixture, piece.sources)

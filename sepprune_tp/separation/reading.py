@@ -26,6 +26,12 @@ _AT_ONCE = 1 << 20
 _REACH = 10
 """Half length of ``scipy.signal.resample_poly``'s filter, in samples of the lower rate."""
 _UNKNOWN = 0xFFFFFFFF
+_CHUNKS = 1000
+"""Parts of a WAV file before its samples; some programs write a dozen."""
+_HOUR, _SPARSE = 3600, 1000
+"""From an hour on, a recording of speech has at least so many bits a second, however packed."""
+_FINEST = 1 << 16
+"""Largest factor of a resampling; 44.1 kHz to 8 kHz has 441 and 80."""
 
 
 class Recording:
@@ -64,6 +70,12 @@ class Recording:
         self.file_rate = int(self._file.samplerate)
         divisor = math.gcd(rate, self.file_rate)
         self._up, self._down = rate // divisor, self.file_rate // divisor
+        if max(self._up, self._down) > _FINEST:
+            self._file.close()
+            raise DataError(
+                f"{path} has {self.file_rate} Hz, which cannot be brought to {rate} Hz in small "
+                "steps. If that is its rate, resample it with another program first."
+            )
         self.length = -(-int(self._file.frames) * self._up // self._down)
 
     def read(self, start: int, count: int) -> Signal:
@@ -97,6 +109,12 @@ class Recording:
                 f"{self.path} claims {frames} samples at {rate} Hz, which no recording has. Its "
                 "header is damaged: make the file again, or convert it."
             )
+        bits = 8 * self.path.stat().st_size
+        if frames > _HOUR * rate and bits * rate < _SPARSE * frames:
+            raise DataError(
+                f"{self.path} claims {frames / rate / _HOUR:.3g} hours in {bits // 8} bytes, too "
+                "few for speech: it is damaged, or made to fill a disk. Convert it to WAV."
+            )
         if channel is None and channels > 1:
             raise DataError(
                 f"{self.path} has {channels} channels and the model takes one. Pick one with "
@@ -122,7 +140,9 @@ class Recording:
                         f"it ends after {start + at + len(part)} of {self._file.frames} samples"
                     )
                 found[at : at + wanted] = part[:, self._channel]
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
             raise self._unreadable(error) from error
         if not np.isfinite(found).all():
             raise DataError(f"{self.path} is empty, silent, or holds NaN: nothing to separate.")
@@ -143,7 +163,9 @@ def _check_riff(path: Path) -> None:
                 return
             order = ">" if _is_big(path) else "<"
             at = 12
-            while at + 8 <= held:
+            for _ in range(_CHUNKS):
+                if at + 8 > held:
+                    return
                 file.seek(at)
                 kind, size = struct.unpack(f"{order}4sI", file.read(8))
                 if kind == b"data":
@@ -151,7 +173,7 @@ def _check_riff(path: Path) -> None:
                 at += 8 + size + size % 2
             else:
                 return
-    except OSError:
+    except (OSError, struct.error):
         return  # whoever opens it says why
     if at + 8 + size > held:
         how = "an unknown number of" if size == _UNKNOWN else f"{size}"

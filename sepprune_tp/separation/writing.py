@@ -5,14 +5,16 @@ Letters: S sources, T time.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sepprune_tp.files import written
 
 from ..errors import require
 
@@ -73,18 +75,13 @@ class Sources:
         soundfile: Any = require("soundfile", "train", "Reading and writing recordings")
         format = "WAV" if 2 * self._length < _WAV_BYTES else "RF64"
         paths = [self._folder / f"{stem}_s{number + 1}.wav" for number in range(self._count)]
-        hidden = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
         gains = self.gains()
-        try:
+        with ExitStack() as stack:  # each appears when the stack ends well
+            hidden = [stack.enter_context(written(path)) for path in paths]
             for number, path in enumerate(hidden):
                 with soundfile.SoundFile(path, "w", rate, 1, "PCM_16", format=format) as file:
                     for part in self._parts():
                         file.write((part[:, number] * gains[number]).astype(np.float32))
-            for one, path in zip(hidden, paths, strict=True):
-                os.replace(one, path)
-        finally:
-            for one in hidden:
-                one.unlink(missing_ok=True)
         return paths
 
     def _parts(self) -> Iterator[Signals]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from sepprune_tp.files import make_folder, write_text
+
+from ...errors import WriteError
 
 __all__ = ["TimeCache", "cache_folder", "machine_key"]
 
@@ -30,6 +36,11 @@ def machine_key(threads: int, device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     return f"{name}; torch {torch.__version__}; {threads} threads; {device.type}"
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a number of seconds that a layer takes."""
+    return isinstance(value, float) and math.isfinite(value) and value > 0
 
 
 class TimeCache:
@@ -55,8 +66,8 @@ class TimeCache:
             content = json.loads(self.path.read_text())
             if content["machine"] != self._machine:
                 return {}
-            return {str(key): float(value) for key, value in content["seconds"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {key: value for key, value in content["seconds"].items() if _is_time(value)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
     def get(self, key: str) -> float | None:
@@ -72,9 +83,7 @@ class TimeCache:
         if self.path is None or not self._new:
             return
         content = {"machine": self._machine, "seconds": {**self._read(), **self._seconds}}
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content))
-            os.replace(temporary, self.path)
+        with contextlib.suppress(WriteError):
+            make_folder(self.path.parent)
+            write_text(self.path, json.dumps(content))
         self._new = False

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from sepprune_tp.checkpoint import Header
 from sepprune_tp.errors import InputError
+from sepprune_tp.files.extent import short
 
 __all__ = ["figures_of", "model_card"]
 
@@ -93,12 +94,12 @@ def figures_of(
         if not {"dense", "pruned"} <= report.keys():
             return {}
     found = {stage: report[stage] for stage in STAGES if isinstance(report.get(stage), Mapping)}
-    members = [m for m in report.get("members", []) if isinstance(m, Mapping)]
+    members = [m for m in _listed(report.get("members")) if isinstance(m, Mapping)]
     if members:
         fitting = [m for m in members if m.get("file") == file_name]
         fitting = fitting or [m for m in members if m.get("params") == params]
         if not fitting:
-            listed = ", ".join(str(m.get("file")) for m in members)
+            listed = short(", ".join(str(m.get("file")) for m in members[:20]))
             raise InputError(f"The report is of {listed}, and {file_name} is none of these.")
         found["pruned"] = fitting[0]
     if not found.keys() - {"dense"}:
@@ -110,13 +111,13 @@ def figures_of(
     if params is not None and params not in told.values() and any(told.values()):
         raise InputError(
             f"The report is of another model: {file_name} has {params:,} parameters, and those in "
-            f"the report have {', '.join(f'{p:,}' for p in told.values() if p)}."
+            f"the report have {', '.join(f'{p:,}' for p in told.values() if _is_number(p))}."
         )
     return found
 
 
 def _name_of(header: Header) -> str:
-    return str(header.architecture.get("name", "model")).rpartition(".")[2]
+    return short(str(header.architecture.get("name", "model")).rpartition(".")[2])
 
 
 def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -185,4 +186,9 @@ def _row(cells: list[str]) -> str:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a figure can be shown."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e18 < value < 1e18
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,38 @@ from torch import Tensor, nn
 
 from sepprune_tp._optimised import rewritten_in
 from sepprune_tp._unwrap import unwrapped
-from sepprune_tp.errors import CheckpointError, InputError, require
-from sepprune_tp.skeleton import build_skeleton, describe_class
-from sepprune_tp.structure import (
+from sepprune_tp.architectures.bounded import Room
+from sepprune_tp.checkpoint.fitting import check_kinds, check_shapes
+from sepprune_tp.checkpoint.skeleton import build_skeleton, describe_class
+from sepprune_tp.checkpoint.structure import (
     Sizes,
     apply_structure,
+    check_content,
     expected_names,
     named_tensors,
     read_structure,
     set_tensors,
 )
+from sepprune_tp.errors import CheckpointError, InputError, WriteError, require
+from sepprune_tp.files import write_bytes
+from sepprune_tp.files.extent import is_bounded, short
+from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
 from sepprune_tp.version import __version__
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "Header", "load_pruned", "read_header", "save_pruned"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "Header",
+    "load_pruned",
+    "read_header",
+    "read_lineage",
+    "save_pruned",
+]
 
 FORMAT = "sepprune-tp"
 FORMAT_VERSION = 1
+HISTORY = "history"
+"""Name of the string that holds the past of a pruned model; files of a dense one have none."""
 PURPOSE = "Reading and writing pruned models"
 
 
@@ -78,7 +93,8 @@ def save_pruned(
 
     Raises:
         CheckpointError: If the model holds state that is not a tensor or was rewritten by
-            ``optimize_for_inference``, or ``path`` cannot be written.
+            ``optimize_for_inference``.
+        WriteError: If ``path`` cannot be written; what was there stays as it was.
         InputError: If ``metadata`` is not JSON data.
     """
     safetensors = require("safetensors.torch", "files", PURPOSE)
@@ -90,7 +106,7 @@ def save_pruned(
         )
     target = Path(path)
     if not target.parent.is_dir():
-        raise CheckpointError(f"Cannot write {target}: its folder does not exist. Create it first.")
+        raise WriteError(f"Cannot write {target}: its folder does not exist. Create it first.")
     stored, aliases = _unique_tensors(model)
     header = Header(
         versions=_versions(),
@@ -105,16 +121,11 @@ def save_pruned(
         "format_version": str(FORMAT_VERSION),
         "header": _to_json(header),
     }
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        safetensors.save_file(stored, scratch, metadata=strings)
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-    return target
+    if (lineage := lineage_of(model)) is not None:
+        lineage.close(metadata)
+        lineage.check(model)
+        strings[HISTORY] = json.dumps(lineage.plain())
+    return write_bytes(target, safetensors.save(stored, metadata=strings))
 
 
 def load_pruned(
@@ -138,16 +149,50 @@ def load_pruned(
             does not fit ``model``.
     """
     header, tensors = _read(Path(path))
-    skeleton = (
-        unwrapped(model) if model is not None else build_skeleton(header.architecture, str(path))
-    )
-    _check_names(skeleton, header, set(tensors), str(path))
-    apply_structure(skeleton, header.structure)
-    set_tensors(skeleton, tensors, header.aliases, frozenset(header.frozen))
+    where = str(path)
+    if model is None:
+        skeleton = build_skeleton(header.architecture, where, Room(tensors.values()))
+    else:
+        skeleton = unwrapped(model)
+    _check_names(skeleton, header, set(tensors), where)
+    check_kinds(skeleton, tensors, where)
+    most = max((tensor.numel() for tensor in tensors.values()), default=0)
+    apply_structure(skeleton, header.structure, most)
+    try:
+        set_tensors(skeleton, tensors, header.aliases, frozenset(header.frozen))
+    except (TypeError, KeyError) as error:  # tied to a tensor that is none of the model's
+        raise CheckpointError(_unlike(where, error)) from error
+    check_shapes(skeleton, where)
     skeleton.eval()
+    set_lineage(skeleton, read_lineage(path))
     if device is not None:
         skeleton.to(device)
     return skeleton
+
+
+def read_lineage(path: str | os.PathLike[str]) -> Lineage | None:
+    """Read what a file says about the past of its model, without its tensors.
+
+    Args:
+        path: A file that ``save_pruned`` wrote.
+
+    Returns:
+        The past; None if the file is of an older version, or of a model that was not pruned on a
+        channel graph.
+
+    Raises:
+        CheckpointError: As ``load_pruned``.
+    """
+    text = _strings(Path(path))[0].get(HISTORY)
+    if text is None:
+        return None
+    try:
+        return Lineage.from_plain(json.loads(text), str(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"The history in {path} cannot be read ({error}); the file was changed after it was "
+            "written."
+        ) from error
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -166,7 +211,10 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """Header and tensors by name, aliases included as the same tensor object."""
     header, file = _open(path)
     # Cloned: what safetensors hands out may be a view of the mapped file.
-    tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    try:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # of safetensors, and of torch for types that it lacks
+        raise CheckpointError(_unlike(str(path), error)) from error
     unknown = {stored for stored in header.aliases.values() if stored not in tensors}
     if unknown:
         raise CheckpointError(
@@ -179,6 +227,12 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 def _open(path: Path) -> tuple[Header, Any]:
     """Header and the open safetensors file, or an error that says what the file looks like."""
+    strings, file = _strings(path)
+    return _parse(strings, path), file
+
+
+def _strings(path: Path) -> tuple[dict[str, str], Any]:
+    """The strings of a file of ours, and the open file."""
     safetensors = require("safetensors", "files", PURPOSE)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
@@ -189,18 +243,19 @@ def _open(path: Path) -> tuple[Header, Any]:
         raise CheckpointError(_looks_like(path, str(error))) from error
     strings = file.metadata() or {}
     if strings.get("format") != FORMAT:
+        told = short(strings.get("format", "not given"), 60)
         raise CheckpointError(
-            f"{path} is a safetensors file, but not one of ours (its format is "
-            f"{strings.get('format', 'not given')!r}, not {FORMAT!r}): it holds tensors without "
-            "the structure of the model. Load it where it came from, then use save_pruned."
+            f"{path} is a safetensors file, but not one of ours (its format is {told!r}, not "
+            f"{FORMAT!r}): it holds tensors without the structure of the model. Load it where "
+            "it came from, then use save_pruned."
         )
-    return _parse(strings, path), file
+    return strings, file
 
 
 def _parse(strings: dict[str, str], path: Path) -> Header:
     """The header out of the strings of a file of ours."""
     try:
-        version = int(strings["format_version"])
+        version = int(strings["format_version"][:20])
     except (KeyError, ValueError):
         raise CheckpointError(f"{path} gives no format version; write it again.") from None
     if version > FORMAT_VERSION:
@@ -209,12 +264,23 @@ def _parse(strings: dict[str, str], path: Path) -> Header:
             f"{FORMAT_VERSION}. Upgrade: pip install -U sepprune-tp"
         )
     try:
-        return Header(**json.loads(strings["header"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"The header of {path} cannot be read ({error}); the file was changed after it was "
-            "written. Write it again with save_pruned."
-        ) from error
+        header = Header(**json.loads(strings["header"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(_unlike(str(path), error)) from error
+    held = (header.versions, header.architecture, header.metadata)
+    most = 100 + len(strings["header"])
+    if not (all(isinstance(part, dict) for part in held) and is_bounded([*held], most)):
+        raise CheckpointError(_unlike(str(path), "it is not plain data by name"))
+    check_content(header.structure, header.aliases, header.frozen, str(path))
+    return header
+
+
+def _unlike(where: str, reason: object) -> str:
+    """Message for a file of ours that says what we do not write."""
+    return (
+        f"The header of {where} cannot be read ({short(reason)}); the file was changed after it "
+        "was written, or damaged. Write it again with save_pruned."
+    )
 
 
 def _looks_like(path: Path, reason: str) -> str:
@@ -225,8 +291,8 @@ def _looks_like(path: Path, reason: str) -> str:
         return f"{path} is empty; it was probably never written to the end. Save the model again."
     if start[8:9] == b"{":
         return (
-            f"{path} starts like a safetensors file but cannot be read ({reason}): it is truncated "
-            "or damaged. Copy or save it again."
+            f"{path} starts like a safetensors file but cannot be read ({short(reason)}): it is "
+            "truncated or damaged. Copy or save it again."
         )
     if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
         return (
@@ -234,7 +300,9 @@ def _looks_like(path: Path, reason: str) -> str:
             "it is an Asteroid checkpoint, use load_model; otherwise load it where it came from "
             "and use save_pruned."
         )
-    return f"{path} is not a safetensors file ({reason}); give a file that save_pruned wrote."
+    return (
+        f"{path} is not a safetensors file ({short(reason)}); give a file that save_pruned wrote."
+    )
 
 
 def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -272,7 +340,7 @@ def _listing(names: set[str] | list[str], most: int = 4) -> str:
     """The first few names, and how many more there are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return (", ".join(ordered[:most]) or "none") + more
+    return (", ".join(short(name, 80) for name in ordered[:most]) or "none") + more
 
 
 def _to_json(header: Header) -> str:
@@ -296,10 +364,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _umask() -> int:
-    """The process's file mode mask (there is no way to read it without setting it)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

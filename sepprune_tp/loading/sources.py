@@ -11,8 +11,8 @@ from torch import nn
 from sepprune_tp.architectures.asteroid_checkpoints import load_asteroid
 from sepprune_tp.checkpoint import load_pruned
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.factories import build_from_factory, is_factory
-from sepprune_tp.fetching import fetch, is_hub_name, is_url
+from sepprune_tp.loading.factories import build_from_factory, is_factory
+from sepprune_tp.loading.fetching import fetch, is_hub_name, is_url
 
 __all__ = ["load_model"]
 
@@ -76,8 +76,11 @@ def _found(source: str | os.PathLike[str]) -> nn.Module:
 
 def _read(file: Path, sample_rate: float | None = None) -> nn.Module:
     """A model from a file of one of the two kinds."""
-    with file.open("rb") as opened:
-        start = opened.read(9)
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be opened ({error}).") from error
     # A safetensors file starts with the length of its JSON header, which may be any byte.
     pickled = start[8:] != b"{" and start.startswith((ZIP_START, PICKLE_START))
     return load_asteroid(file, sample_rate) if pickled else load_pruned(file)

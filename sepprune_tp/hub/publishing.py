@@ -14,8 +14,10 @@ from torch import nn
 
 from sepprune_tp.checkpoint import Header, load_pruned, read_header, save_pruned
 from sepprune_tp.errors import CheckpointError, InputError, require
-from sepprune_tp.fetching import OURS
-from sepprune_tp.model_card import figures_of, model_card
+from sepprune_tp.files import make_folder, write_text, written
+from sepprune_tp.files.extent import is_bounded
+from sepprune_tp.hub.model_card import figures_of, model_card
+from sepprune_tp.loading.fetching import OURS
 
 __all__ = ["publish", "write_repository"]
 
@@ -54,12 +56,13 @@ def write_repository(
         header = read_header(file)
         figures = figures_of(told, header, Path(file).name, _params_of(file, header))
         text = model_card(header, repo_id, figures, **card)
-        target.mkdir(parents=True, exist_ok=True)
+        make_folder(target)
         if Path(file).resolve() != (target / OURS).resolve():
-            shutil.copyfile(file, target / OURS)
-    (target / "README.md").write_text(text, encoding="utf-8")
+            with written(target / OURS) as copied:
+                shutil.copyfile(file, copied)
+    write_text(target / "README.md", text)
     if told is not None:
-        (target / "report.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        write_text(target / "report.json", json.dumps(told, indent=2) + "\n")
     return target
 
 
@@ -150,12 +153,14 @@ def _read_report(report: Report) -> Mapping[str, Any] | None:
         return report
     try:
         read = json.loads(Path(report).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"The report {report} cannot be read ({error}). Give the report.json of a job."
         ) from error
-    if not isinstance(read, dict):
-        raise InputError(f"The report {report} holds no object. Give the report.json of a job.")
+    if not isinstance(read, dict) or not is_bounded(read, 10_000_000):
+        raise InputError(
+            f"The report {report} holds no object, or a deep one. Give the report.json of a job."
+        )
     return read
 
 

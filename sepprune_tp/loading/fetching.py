@@ -7,24 +7,27 @@ Where Asteroid keeps what it downloads (``ASTEROID_CACHE``) and where huggingfac
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from sepprune_tp.errors import CheckpointError, InputError, require
+from sepprune_tp.files import make_folder, written
+from sepprune_tp.files.extent import short
 
 __all__ = ["Fetched", "fetch", "is_hub_name", "is_url"]
 
 OURS = "model.safetensors"
 """Name of a model of ours in a repository of the Hugging Face hub."""
+LARGEST = 1 << 33
+"""Bytes that no model has; a server may go on for ever."""
 TIMEOUT = 10.0
 """Seconds that a server has for its answer."""
 _NAME = re.compile(r"[\w.-]+/[^/\\:@\s]+(@[\w./-]+)?")
+_PLAIN = re.compile(r"\w[\w.+=-]{0,199}")
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".th", ".tar", ".safetensors", ".onnx", ".pkl", ".zip")
 
 
@@ -133,8 +136,11 @@ def _cached(
 ) -> Path | None:
     for cache in caches:
         for file in files:
-            found = hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
-            if isinstance(found, str):
+            try:
+                found = hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
+            except (OSError, ValueError):  # a reference that is none
+                continue
+            if isinstance(found, str) and Path(found).resolve().is_relative_to(cache.resolve()):
                 return Path(found)
     return None
 
@@ -150,10 +156,13 @@ def _downloaded(
     for file in files:
         url = hub.hf_hub_url(name, file, revision=revision)
         try:
-            hub.get_hf_file_metadata(url, timeout=TIMEOUT)
+            told = hub.get_hf_file_metadata(url, timeout=TIMEOUT)
         except hub.errors.EntryNotFoundError as error:
             missing = error
             continue
+        # They become names of files in the cache, and huggingface_hub takes them as they are.
+        if not _PLAIN.fullmatch(told.etag or "") or not _PLAIN.fullmatch(told.commit_hash or ""):
+            raise OSError("it names a version in a way that no hub does")
         options = {"revision": revision, "etag_timeout": TIMEOUT, "cache_dir": cache}
         return Path(hub.hf_hub_download(name, file, **options))
     raise missing or hub.errors.EntryNotFoundError(name)
@@ -205,9 +214,9 @@ def _from_url(url: str, source: str, asteroid: Any, hub: Any) -> Path:
     try:
         if hub.constants.HF_HUB_OFFLINE:
             raise InputError("HF_HUB_OFFLINE is set")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         _download(url, target)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise CheckpointError(
             f"{source} is not in Asteroid's cache, and {url} cannot be downloaded "
             f"({_first_line(error)}). Where there is a network, download it and give that file "
@@ -219,21 +228,19 @@ def _from_url(url: str, source: str, asteroid: Any, hub: Any) -> Path:
 def _download(url: str, target: Path) -> None:
     """Write what is at an address to a file, whole or not at all."""
     request = urllib.request.Request(url, headers={"User-Agent": "sepprune-tp"})
-    handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with (
-            urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
-            os.fdopen(handle, "wb") as f,
-        ):
-            shutil.copyfileobj(answer, f)
-            told = answer.headers.get("Content-Length")
-            if told is not None and f.tell() != int(told):
-                raise OSError(f"it ended after {f.tell()} of {told} bytes")
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with (
+        urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
+        written(target) as scratch,
+        scratch.open("wb") as file,
+    ):
+        told = answer.headers.get("Content-Length")
+        while part := answer.read(1 << 20):
+            file.write(part)
+            if file.tell() > LARGEST:
+                raise OSError(f"it is larger than {LARGEST} bytes, which no model is")
+        if told is not None and file.tell() != int(told):
+            raise OSError(f"it ended after {file.tell()} of {told} bytes")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return short((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -5,26 +5,37 @@ A form and the tensors of a state dict make a pruned model of a dense one, and t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sepprune_tp._modes import device_of
+from sepprune_tp.checkpoint.fitting import check_kinds, check_shapes
+from sepprune_tp.checkpoint.structure import (
+    apply_structure,
+    check_content,
+    named_tensors,
+    read_structure,
+    set_tensors,
+)
 from sepprune_tp.errors import CheckpointError
-from sepprune_tp.structure import apply_structure, named_tensors, read_structure, set_tensors
+from sepprune_tp.files.extent import short
+from sepprune_tp.graph.lineage import Lineage, lineage_of, set_lineage
 
-__all__ = ["Form", "form_of", "give_form", "tensors_of"]
+__all__ = ["Form", "check_form", "form_of", "give_form", "tensors_of"]
 
 Form = dict[str, Any]
+_PARTS = ("structure", "aliases", "frozen", "unsaved")
 
 
 def form_of(model: nn.Module) -> Form:
     """All of a model that its state dict does not hold, and that pruning changes.
 
     Returns:
-        Plain data and tensors on the CPU: ``structure``, ``aliases``, ``frozen``, and ``unsaved``
-        (buffers that are not persistent).
+        Plain data and tensors on the CPU: ``structure``, ``aliases``, ``frozen``, ``unsaved``
+        (buffers that are not persistent) and ``lineage``, its past.
     """
     saved = model.state_dict()
     first: dict[int, str] = {}
@@ -38,6 +49,7 @@ def form_of(model: nn.Module) -> Form:
         "aliases": aliases,
         "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
         "unsaved": {name: _copy(tensors[name]) for name in tensors if name not in saved},
+        "lineage": None if (lineage := lineage_of(model)) is None else lineage.plain(),
     }
 
 
@@ -61,14 +73,21 @@ def give_form(model: nn.Module, form: Form, tensors: dict[str, Tensor]) -> bool:
     Raises:
         CheckpointError: If the model has other modules, or a tensor is missing.
     """
+    check_form(form, "The checkpoint")
+    if not _are_named(tensors):
+        raise CheckpointError("The checkpoint does not hold tensors by name. Save it again.")
     given = {**tensors, **form["unsaved"]}
     wanted = {name: tuple(tensor.shape) for name, tensor in given.items()}
     present = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    past = form.get("lineage")  # None in older files
+    set_lineage(model, None if past is None else Lineage.from_plain(past, "the checkpoint"))
     if all(wanted.get(name) == shape for name, shape in present.items()):
         return False
     device, dtype = device_of(model), _dtype_of(model)
+    check_kinds(model, given, "The checkpoint")
+    most = max((tensor.numel() for tensor in given.values()), default=0)
     try:
-        apply_structure(model, form["structure"])
+        apply_structure(model, form["structure"], most)
     except CheckpointError as error:
         raise CheckpointError(
             f"The checkpoint is of another model than this {type(model).__name__}. Build the model "
@@ -80,12 +99,39 @@ def give_form(model: nn.Module, form: Form, tensors: dict[str, Tensor]) -> bool:
     }
     try:
         set_tensors(model, placed, form["aliases"], frozenset(form["frozen"]))
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"The checkpoint lacks the tensor {error} of {type(model).__name__}. Build the model "
-            "with the arguments that it had in the run that wrote the checkpoint."
+            f"The checkpoint lacks the tensor {short(error)} of {type(model).__name__}. Build "
+            "the model with the arguments that it had in the run that wrote the checkpoint."
         ) from error
+    check_shapes(model, "The checkpoint")
     return True
+
+
+def check_form(form: Any, where: str) -> None:
+    """Refuse what is not a form, or one of another version.
+
+    Args:
+        form: What a checkpoint holds where one should be.
+        where: The file, for messages.
+
+    Raises:
+        CheckpointError: If it is not what :func:`form_of` gives.
+    """
+    if not isinstance(form, Mapping) or not set(_PARTS) <= form.keys():
+        raise CheckpointError(
+            f"{where} holds a model that another version of sepprune-tp pruned. Upgrade: "
+            "pip install -U sepprune-tp"
+        )
+    check_content(form["structure"], form["aliases"], form["frozen"], where)
+    if not _are_named(form["unsaved"]):
+        raise CheckpointError(f"{where} does not hold the buffers of its model. Save it again.")
+
+
+def _are_named(tensors: Any) -> bool:
+    return isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    )
 
 
 def _copy(tensor: Tensor) -> Tensor:
