@@ -96,6 +96,8 @@ EXTRAS = {
         "pytest>=8.2,<10",
         # Runs the test files on several cores.
         "pytest-xdist>=3.5,<4",
+        # How much of the package the tests run, also in processes that they start.
+        "pytest-cov>=7,<8",
         # Ends a test that hangs.
         "pytest-timeout>=2.3,<3",
         # Random masks for the invariants.
