@@ -86,7 +86,8 @@ def patched(server: Server, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPat
 
 
 def answered(body: bytes = BODY, **headers: str) -> bytes:
-    told = {"Content-Length": str(len(body)), "ETag": '"abc"', "X-Repo-Commit": COMMIT, **headers}
+    told = {"Content-Length": str(len(body)), "ETag": '"abc"', "X-Repo-Commit": COMMIT}
+    told |= {"Connection": "close", **headers}
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in told.items())
     return f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode() + body
 
