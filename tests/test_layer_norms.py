@@ -134,3 +134,19 @@ def test_gradients_of_pooled_frame_norm() -> None:
     mask = torch.tensor([1.0, 0.0, 0.3, 1.0, 0.8, 0.0], dtype=torch.float64)
     leaves = [t.detach().clone().requires_grad_() for t in (x, mask, gain, bias)]
     assert torch.autograd.gradcheck(lambda *args: pooled_frame_norm(*args, 1e-5, 1), leaves)
+
+
+@pytest.mark.parametrize("norm", ["group", "frame"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_sample_that_closes_every_channel_stays_finite(norm: str, dtype: torch.dtype) -> None:
+    """It is drawn now and then where a group is small; who reads the channels multiplies by 0."""
+    x, gain, bias = norm_inputs((2, 3, 5, 8), dtype)
+    gates = torch.zeros(3, requires_grad=True)
+    x.requires_grad_()
+    if norm == "group":
+        y = pooled_group_norm(x, gates, gain, bias, 1e-8)
+    else:
+        y = pooled_frame_norm(x, gates, gain, bias, 1e-8, 1)
+    read = (y * gates.view(1, 3, 1, 1)).float().sum()
+    found = torch.autograd.grad(read, (x, gates))
+    assert bool(torch.isfinite(y).all()) and all(bool(torch.isfinite(g).all()) for g in found)

@@ -28,7 +28,7 @@ class _Standardise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, mask: Tensor, gain: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
-        count = mask.sum(1) * x.shape[-1]  # (G,): N
+        count = _open(mask.sum(1)) * x.shape[-1]  # (G,): N
         sums = x.sum(-1)  # (B, G, C)
         mean = ((sums * mask).sum(2) / count)[..., None, None]
         centred = x - mean
@@ -42,7 +42,7 @@ class _Standardise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         centred, mask, gain, sums, squares, mean, variance, inverse = ctx.saved_tensors
         frames = centred.shape[-1]
-        count = (mask.sum(1) * frames)[:, None]
+        count = (_open(mask.sum(1)) * frames)[:, None]
         through_bias = gradient.sum(-1)  # (B, G, C)
         through_gain = _dot(gradient, centred) * inverse.squeeze(-1)
         by_mean = -(through_bias * gain).sum(2, keepdim=True) * inverse.squeeze(-1)
@@ -64,6 +64,11 @@ class _Standardise(torch.autograd.Function):
         return grad_x, grad_mask, grad_gain, grad_bias, None
 
 
+def _open(count: Tensor) -> Tensor:
+    """Numbers of open channels to divide by; 1 where a sample closed all of them."""
+    return torch.where(count > 0, count, 1)
+
+
 def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Sum of products over the last axis, without an activation-sized product."""
     rows = (one.reshape(-1, 1, one.shape[-1]), other.reshape(-1, other.shape[-1], 1))
@@ -77,7 +82,8 @@ def pooled_group_norm(
 
     Args:
         x: Activation, shape (B, C, *).
-        mask: Gate of each channel, shape (C,); every group has at least one open channel.
+        mask: Gate of each channel, shape (C,); a group that has none open is read by nobody, and
+            only has to be finite.
         gain: Shape (C,) or None.
         bias: Shape (C,) or None.
         eps: Added to the variance.
@@ -104,7 +110,7 @@ def pooled_frame_norm(
 
     Args:
         x: Activation, channels on ``axis``.
-        mask: Gate of each channel, shape (C,), at least one open.
+        mask: Gate of each channel, shape (C,), likewise.
         gain: Shape (C,) or None.
         bias: Shape (C,) or None.
         eps: Added to the variance.
@@ -116,7 +122,7 @@ def pooled_frame_norm(
     full = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).transpose(axis, -1)
     with torch.autocast(x.device.type, enabled=False):
         weight = mask.to(full.dtype)
-        weight = weight / weight.sum()
+        weight = weight / _open(weight.sum())
         centred = full - (full @ weight).unsqueeze(-1)
         variance = (centred.square() @ weight).unsqueeze(-1)
         normed = centred * torch.rsqrt(variance + eps)
