@@ -19,9 +19,7 @@ from sepprune_tp.interruption import Interrupted
 __all__ = ["RestartOption", "keeps_state"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-RestartOption = Annotated[
-    bool, typer.Option("--restart", metavar="", help="Not where a run was interrupted.")
-]
+RestartOption = Annotated[bool, typer.Option("--restart", metavar="", help="Start anew.")]
 _OF_RECOVERY = ("last.pt", "best.pt")
 
 
