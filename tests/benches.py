@@ -67,7 +67,6 @@ def tiny_bench(
         ),
         recoveries=recoveries,
         test={"mixtures": 3, "seconds": 0.5},
-        options={"dense_from_scratch": True},
     )
     dense = load("tiny", "fsdd", checkpoints)
     return Bench(experiment, dense, corpus, Records(work / "tried.json"), work / "work")

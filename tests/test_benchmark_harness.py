@@ -57,6 +57,7 @@ def test_every_experiment_says_what_there_is(name: str) -> None:
         ("kind: quality\ntitle: t\nrecoveries: {a: {fresh: true, first: all}}", "refitted"),
         ("kind: quality\ntitle: t\ncriteria: [a, a]", "same label"),
         ("kind: quality\ntitle: t\ncriteria: [{name: a, recoveries: [b]}]", "no recovery 'b'"),
+        ("kind: quality\ntitle: t\ncriteria: [{name: a, seeds: [7]}]", "among the experiment's"),
         ("kind: quality\ntitle: t\nbudgets: [50]", "shares"),
         ("- a", "must hold a mapping"),
         ("a: [", "cannot be read"),
@@ -141,7 +142,7 @@ def bench(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_a_run_measures_each_cell_once_and_goes_on_after_a_kill(bench: Bench) -> None:
     cells = list(bench.cells())
-    assert len(cells) == 2 + 4 + 2
+    assert len(cells) == 1 + 4 + 2
     for cell in cells[:3]:  # what a killed run left
         bench.run(cell)
     said: list[str] = []
@@ -153,6 +154,31 @@ def test_a_run_measures_each_cell_once_and_goes_on_after_a_kill(bench: Bench) ->
     for record in bench.records.items:
         assert record.keys() >= CONTRACT
         assert record["stage"] == "dense" or record["budget"] == 1 or record["macs_share"] <= 0.6
+
+
+def test_criteria_and_recoveries_may_ask_for_some_budgets_and_seeds_only(bench: Bench) -> None:
+    ours = replace(bench.experiment.criteria[0], budgets=(0.6,))
+    joint = replace(bench.experiment.criteria[1], seeds=(1,))
+    ways = dict(bench.experiment.recoveries)
+    ways["scratch"] = replace(ways["scratch"], seeds=(0,))
+    before = {cell.recovery.name: bench._identity(cell) for cell in bench.cells()}
+    bench.experiment = replace(
+        bench.experiment,
+        budgets=(0.8, 0.6),
+        seeds=(0, 1),
+        criteria=(ours, joint),
+        recoveries=ways,
+    )
+    cells = [(c.choice.label, c.budget, c.seed, c.recovery.name) for c in bench.cells()][1:]
+    assert {(label, budget) for label, budget, _, _ in cells} == {
+        ("ours", 0.6),
+        ("joint", 0.8),
+        ("joint", 0.6),
+    }
+    assert {seed for label, _, seed, _ in cells if label == "joint"} == {1}
+    assert [seed for _, _, seed, way in cells if way == "scratch"] == [0]
+    after = {c.recovery.name: bench._identity(c) for c in bench.cells() if not c.seed}
+    assert after["scratch"] == before["scratch"]  # what is measured is still the same figure
 
 
 def test_what_another_process_is_at_is_left_alone(bench: Bench) -> None:

@@ -110,15 +110,21 @@ def test_curves_say_how_much_sooner() -> None:
     records = [
         record("none", 0, [8.0, 8.0]),
         record("sepprune", 0, [4.0, 4.0]),
-        record("sepprune", 0, [6.0, 6.0], recovery="one epoch", **both),
+        record("sepprune", 0, [6.0, 6.0], recovery="one epoch, repaired", **both,
+               validation_si_sdr=5.0),
         record("sepprune", 0, [7.0, 7.0], recovery="recovered", **both,
                history=history((0, 4.0), (10, 6.0), (20, 7.0))),
         record("sepprune", 0, [5.0, 5.0], recovery="scratch", **both,
                history=history((0, -9.0), (200, 3.0), (400, 5.5))),
     ]  # fmt: skip
-    rows = curves._rows("ConvTasNet", records[0], records, curves._mean_curves(records), 35)
-    assert rows == [
-        ["ConvTasNet", "sepprune", "50%", "1", "4.00", "6.00", "75%", "7.00", "5.00", "40 ×", ""]
+    own = [(0, -30.0), (500, 4.9), (1000, 5.1)]
+    name = "ConvTasNet"
+    assert curves.after_an_epoch(name, records[0], records, own, 50) == [
+        [name, "sepprune", "50%", "repaired", "1", "4.00", "6.00", "75.0%", "1,000", "20 ×"]
+    ]
+    assert curves.after_an_epoch(name, records[0], records, own[:2], 50)[0][-2:] == ["never", ""]
+    assert curves.against_scratch(name, records, curves._mean_curves(records)) == [
+        [name, "sepprune", "50%", "1 / 1", "7.00 after 20", "5.00 after 400", "40 ×"]
     ]
     assert curves.first_reached([(0, 1.0), (5, 2.0)], 3.0) is None
 

@@ -71,7 +71,7 @@ class Cell:
     @property
     def stage(self) -> str:
         """``dense``, ``pruned`` (nothing trained) or ``recovered``."""
-        if self.choice.name == "none" and not self.recovery.fresh:
+        if self.choice.name == "none":
             return "dense"
         return "recovered" if self.recovery.steps else "pruned"
 
@@ -104,14 +104,15 @@ class Bench:
         plain = Recovery("pruned")
         yield Cell(NO_CHOICE, 1.0, first, plain)
         for seed in self.experiment.seeds:
-            for recovery in self.experiment.recoveries.values():
-                if recovery.fresh and self.experiment.options.get("dense_from_scratch"):
-                    yield Cell(NO_CHOICE, 1.0, seed, recovery)
             for choice in self.experiment.criteria:
+                if seed not in (choice.seeds or self.experiment.seeds):
+                    continue
                 names = choice.recoveries or tuple(self.experiment.recoveries)
-                for budget in self.experiment.budgets:
-                    for name in names:
-                        yield Cell(choice, budget, seed, self.experiment.recoveries[name])
+                ways = [self.experiment.recoveries[name] for name in names]
+                for budget in choice.budgets or self.experiment.budgets:
+                    for way in ways:
+                        if seed in (way.seeds or self.experiment.seeds):
+                            yield Cell(choice, budget, seed, way)
 
     def found(self, cell: Cell) -> Record | None:
         """The record of a cell that was measured under the same conditions."""
@@ -167,8 +168,6 @@ class Bench:
 
     def _chosen(self, cell: Cell) -> tuple[Chosen, float]:
         """Masks of a cell and the seconds they took: from any record that has them, or anew."""
-        if cell.choice.name == "none":
-            return Chosen({}), 0.0
         weights = self._weights(cell)
         key = {**self._key(cell), "choice": self._choice_identity(cell)}
         key.pop("recovery")
@@ -316,7 +315,9 @@ class Bench:
         choice = {"name": cell.choice.name, "options": dict(cell.choice.options)}
         return {
             "criterion": {**choice, "scope": cell.choice.scope},
-            "recovery": {k: v for k, v in asdict(cell.recovery).items() if k != "name"},
+            "recovery": {
+                k: v for k, v in asdict(cell.recovery).items() if k not in ("name", "seeds")
+            },
             "test": dict(self.experiment.test),
         }
 

@@ -35,6 +35,8 @@ class Choice:
         options: Its own.
         scope: Of the gates.
         recoveries: Names of the recoveries that it goes through; default: the experiment's.
+        budgets: Those at which it is run; default: the experiment's.
+        seeds: Those with which it is run; default: the experiment's.
     """
 
     label: str
@@ -42,6 +44,8 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
     scope: str = "separator"
     recoveries: tuple[str, ...] | None = None
+    budgets: tuple[float, ...] | None = None
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Recovery:
         early_stop: Validations without improvement that end it; 0: none do.
         val_every: Steps between validations; default: a third of all.
         precision: Lightning's name.
+        seeds: Those with which it is run; default: the criterion's.
     """
 
     name: str
@@ -78,6 +83,7 @@ class Recovery:
     early_stop: int = 0
     val_every: int | None = None
     precision: str = "bf16-mixed"
+    seeds: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -170,7 +176,7 @@ def _files() -> list[Path]:
 def _experiment(name: str, loaded: Mapping[str, Any]) -> Experiment:
     values = dict(loaded)
     recoveries = {
-        key: _made(Recovery, {"name": key, **(value or {})}, f"recoveries: {key}")
+        key: _made(Recovery, {"name": key, **_tuples(value or {})}, f"recoveries: {key}")
         for key, value in _mapping(values.pop("recoveries", {}), "recoveries").items()
     }
     criteria = tuple(_choice(entry) for entry in values.pop("criteria", ()))
@@ -178,14 +184,20 @@ def _experiment(name: str, loaded: Mapping[str, Any]) -> Experiment:
         for one in choice.recoveries or ():
             if one not in recoveries:
                 raise ConfigError(f"criterion {choice.label!r}: there is no recovery {one!r}")
-    for key in ("models", "budgets", "seeds"):
-        if key in values:
-            values[key] = tuple(values[key])
+    values = _tuples(values)
     if len({choice.label for choice in criteria}) < len(criteria):
         raise ConfigError("criteria: two have the same label; give one another `label`")
     made = _made(
         Experiment, {**values, "name": name, "criteria": criteria, "recoveries": recoveries}, "it"
     )
+    for choice in made.criteria:
+        for key in ("budgets", "seeds"):
+            asked, known = getattr(choice, key) or (), getattr(made, key)
+            if any(value not in known for value in asked):
+                raise ConfigError(
+                    f"criterion {choice.label!r}: {key} {list(asked)} are to be among the "
+                    f"experiment's, {list(known)}"
+                )
     if any(not 0 < budget <= 1 for budget in made.budgets):
         raise ConfigError(f"budgets: {list(made.budgets)} are to be shares, above 0 and at most 1")
     return made
@@ -195,10 +207,14 @@ def _choice(entry: Any) -> Choice:
     if isinstance(entry, str):
         return Choice(entry, entry)
     values = _mapping(entry, "criteria")
-    values = {"label": values.get("name"), **values}
-    if "recoveries" in values:
-        values["recoveries"] = tuple(values["recoveries"])
+    values = _tuples({"label": values.get("name"), **values})
     return _made(Choice, values, f"criterion {values['label']!r}")
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with lists of names and numbers as tuples."""
+    lists = ("models", "budgets", "seeds", "recoveries")
+    return {k: tuple(v) if k in lists and isinstance(v, list) else v for k, v in values.items()}
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

@@ -24,7 +24,16 @@ from .data import Corpus
 from .records import Record, environment, scores, write_atomically
 from .zoo import build
 
-__all__ = ["FOLDER", "Dense", "fast_global_norm", "load", "save", "train", "weights_of"]
+__all__ = [
+    "FOLDER",
+    "Dense",
+    "description_of",
+    "fast_global_norm",
+    "load",
+    "save",
+    "train",
+    "weights_of",
+]
 
 FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"
 
@@ -74,6 +83,12 @@ def fast_global_norm() -> Iterator[None]:
 def weights_of(name: str, corpus: str, folder: Path = FOLDER) -> Path:
     """Where a dense model's weights are."""
     return folder / f"{corpus}_{name.lower()}.safetensors"
+
+
+def description_of(name: str, corpus: str, folder: Path = FOLDER) -> Record:
+    """What is known of a dense model's training; raises ``FileNotFoundError`` if there is none."""
+    found: Record = json.loads(weights_of(name, corpus, folder).with_suffix(".json").read_text())
+    return found
 
 
 def train(
@@ -151,7 +166,7 @@ def load(name: str, corpus: str, folder: Path = FOLDER) -> Dense:
     """
     path = weights_of(name, corpus, folder)
     try:
-        description = json.loads(path.with_suffix(".json").read_text())
+        description = description_of(name, corpus, folder)
         model = build(description["model"])
         load_model(model, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

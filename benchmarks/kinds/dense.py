@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness.config import Experiment
 from benchmarks.harness.data import open_corpus
-from benchmarks.harness.dense import FOLDER, train, weights_of
+from benchmarks.harness.dense import FOLDER, description_of, train
 from benchmarks.harness.running import WORK
 from benchmarks.pages.markdown import table
 
@@ -18,8 +17,10 @@ __all__ = ["KIND"]
 
 
 def _description(experiment: Experiment, name: str) -> dict[str, Any] | None:
-    path = weights_of(name, str(experiment.data["name"])).with_suffix(".json")
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return description_of(name, str(experiment.data["name"]))
+    except FileNotFoundError:
+        return None
 
 
 def _asked(experiment: Experiment, name: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
                         spread([100 * r["macs_share"] for r in mine[: len(experiment.seeds)]], 0, 1)
                         if _free(mine)
                         else f"{statistics.fmean(r['macs_share'] for r in mine):.1%}",
-                        f"{statistics.fmean(r['choosing_seconds'] for r in mine):.0f}",
+                        f"{statistics.median(r['choosing_seconds'] for r in mine):.0f}",
                     ]
                 )
         heads = ["variant", "MACs asked", *experiment.recoveries, "parameters", "MACs kept"]

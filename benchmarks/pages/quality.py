@@ -86,7 +86,7 @@ def _values(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
                 continue
             share = statistics.fmean(r["macs_share"] for r in mine)
             params = statistics.fmean(r["params"] for r in mine)
-            choosing = statistics.fmean(r["choosing_seconds"] for r in mine)
+            choosing = statistics.median(r["choosing_seconds"] for r in mine)
             rows.append(
                 [
                     f"{budget:.0%}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from benchmarks.harness.config import Experiment
@@ -30,7 +31,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
                 by_seed = values_by_seed(found, **where)
                 cells.append(spread(list(by_seed.values()), len(experiment.seeds)))
             took = [r["seconds"] for r in found if r["recovery"] == way]
-            rows.append([way, *cells, f"{sum(took) / len(took):.0f}" if took else ""])
+            rows.append([way, *cells, f"{statistics.median(took):.0f}" if took else ""])
         heads = ["recovery", *(f"{criterion} {budget:.0%}" for criterion, budget in columns)]
         lines += [f"### {name}", "", *table([*heads, "seconds"], rows, text=(0,)), ""]
     return lines
