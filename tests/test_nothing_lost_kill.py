@@ -101,7 +101,7 @@ def test_prune_killed_everywhere(place: Path, tmp_path: Path) -> None:
     out, model = tmp_path / "pruned.safetensors", place / "dense.safetensors"
     state = tmp_path / ".pruned.safetensors.search"
     points: list[Point] = [
-        ("sepprune_tp.search.learn:_step", 57),  # in the search: 50 steps are kept
+        ("sepprune_tp.search.steps:Search._use", 57),  # in the search: 50 steps are kept
         ("sepprune_tp.search.keeping:Keeper._settled", 1),  # all steps done, no masks yet
         ("sepprune_tp.recovery.reconstruction:reconstruct", 1),  # cut, not yet refitted
         (
@@ -163,7 +163,7 @@ def test_states_of_other_runs_are_refused(place: Path, tmp_path: Path) -> None:
     model, out = place / "dense.safetensors", tmp_path / "pruned.safetensors"
     _model(tmp_path / "other.safetensors", 1)
     _mixtures(tmp_path / "data", 11)
-    killed: Point = ("sepprune_tp.search.learn:_step", 52)
+    killed: Point = ("sepprune_tp.search.steps:Search._use", 52)
     _killed(place, "prune", model, out, SEARCH, killed)
     before = (tmp_path / ".pruned.safetensors.search").read_bytes()
     others = {
@@ -180,7 +180,7 @@ def test_states_of_other_runs_are_refused(place: Path, tmp_path: Path) -> None:
     assert same(out, place / "whole" / "pruned.safetensors")
 
 
-STEP = "sepprune_tp.search.learn:_step"
+STEP = "sepprune_tp.search.steps:Search._use"
 TRAINED = "sepprune_tp.recovery.loop:RecoveryModule.training_step"
 
 
