@@ -405,7 +405,7 @@ def test_modules_of_the_other_package(tmp_path: Path) -> None:
         ({"model": "network"}, None, ""),
         ({}, InputError, "Plain has no model called 'model' to prune. Its parts are: network"),
         ({"model": "network", "loss": "los"}, InputError, "Plain has no loss called 'los'"),
-        ({"model": "network", "pair": None}, DataError, "batch is a list of 3; gates are learned"),
+        ({"model": "network", "pair": None}, DataError, "batch is a list of 3, and what is needed"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -1,7 +1,7 @@
-"""Classes that both of Lightning's packages take for callbacks of their own.
+"""Classes that both of Lightning's packages take for callbacks and modules of their own.
 
 ``lightning`` and ``pytorch_lightning`` are one library under two names, with classes of their own
-each: a trainer of one refuses a callback of the other. Asteroid's ``System`` is of the second.
+each: a trainer of one refuses what is made for the other. Asteroid's ``System`` is of the second.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import warnings
 from functools import cache
 from typing import Any, TypeVar
 
-from sepprune_tp.errors import require
+from sepprune_tp.errors import InputError, require
 
-__all__ = ["callback_class"]
+__all__ = ["callback_class", "module_class"]
 
 T = TypeVar("T")
-_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+_PACKAGES = {"pytorch_lightning": "pytorch_lightning", "lightning": "lightning.pytorch"}
 
 
 def callback_class(own: type[T]) -> type[T]:
@@ -32,20 +32,47 @@ def callback_class(own: type[T]) -> type[T]:
     Raises:
         MissingExtraError: If neither is installed.
     """
-    loaded = tuple(name for name in _PACKAGES if name in sys.modules)
     given: Any = own
-    made: type[T] = _made(given, loaded or (_installed(),))
+    made: type[T] = _made(given, "Callback", tuple(_loaded()) or (_installed(),))
+    return made
+
+
+def module_class(own: type[T], package: str | None) -> type[T]:
+    """A subclass that is a LightningModule of one package; it cannot be of both.
+
+    Args:
+        own: Implements hooks.
+        package: ``lightning`` or ``pytorch_lightning``; None: the one that is imported, and of
+            both Asteroid's, ``pytorch_lightning``.
+
+    Raises:
+        InputError: If it is none of these.
+        MissingExtraError: If it is not installed.
+    """
+    if package is not None and package not in _PACKAGES:
+        raise InputError(
+            f"package={package!r}: give 'lightning' or 'pytorch_lightning', whose Trainer is to "
+            f"take the {own.__name__}."
+        )
+    name = package or next(iter(_loaded()), _installed())
+    given: Any = own
+    made: type[T] = _made(given, "LightningModule", (name,))
     return made
 
 
 @cache
-def _made(own: Any, packages: tuple[str, ...]) -> Any:
+def _made(own: Any, base: str, packages: tuple[str, ...]) -> Any:
     with warnings.catch_warnings():  # Lightning's imports warn about their own dependencies
         warnings.simplefilter("ignore")
-        bases = [require(name, "train", own.__name__).Callback for name in packages]
+        modules = [require(_PACKAGES[name], "train", own.__name__) for name in packages]
+    bases = [getattr(module, base) for module in modules]
     return type(own.__name__, (own, *bases), {"__module__": own.__module__, "__doc__": own.__doc__})
 
 
+def _loaded() -> list[str]:
+    return [name for name, module in _PACKAGES.items() if module in sys.modules]
+
+
 def _installed() -> str:
-    found = importlib.util.find_spec("lightning")
-    return _PACKAGES[0 if found is not None or not importlib.util.find_spec(_PACKAGES[1]) else 1]
+    found = [name for name in ("lightning", "pytorch_lightning") if importlib.util.find_spec(name)]
+    return (*found, "lightning")[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sepprune_tp.errors import DataError, InputError
 
-__all__ = ["SearchBatches", "as_it_was", "some_mixtures"]
+__all__ = ["Pair", "SearchBatches", "as_it_was", "as_pair", "some_mixtures"]
 
 Pair = Callable[[Any], Any]
 
@@ -51,6 +51,29 @@ class SearchBatches:
             yield self._convert(batch if self._pair is None else self._pair(batch))
 
 
+def as_pair(batch: Any, pair: Pair | None, taker: str) -> tuple[Any, Any]:
+    """The mixture and the sources of a training batch.
+
+    Args:
+        batch: Of a loader.
+        pair: Makes them of it; None: it is that already.
+        taker: Whose argument ``pair`` is, for the error.
+
+    Raises:
+        DataError: If it is no pair.
+    """
+    if pair is not None:
+        batch = pair(batch)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise DataError(
+            f"A training batch is a {type(batch).__name__}"
+            f"{f' of {len(batch)}' if isinstance(batch, (tuple, list)) else ''}, and what is "
+            "needed is (mixture (B, T), sources (B, S, T)). Say how to get these: "
+            f"{taker}(..., pair=lambda batch: (batch[0], batch[1]))"
+        )
+    return batch[0], batch[1]
+
+
 def some_mixtures(batches: Iterable[Any], count: int) -> list[Tensor]:
     """The first mixtures of some batches, cut to one length.
 
@@ -67,14 +90,8 @@ def some_mixtures(batches: Iterable[Any], count: int) -> list[Tensor]:
     found: list[Tensor] = []
     left = count
     for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise DataError(
-                f"A training batch is a {type(batch).__name__}"
-                f"{f' of {len(batch)}' if isinstance(batch, (tuple, list)) else ''}; gates are "
-                "learned on (mixture (B, T), sources (B, S, T)). Say how to get these: "
-                "PruneCallback(..., pair=lambda batch: (batch[0], batch[1]))"
-            )
-        found.append(batch[0][:left])
+        mixture, _ = as_pair(batch, None, "PruneCallback")
+        found.append(mixture[:left])
         left -= len(found[-1])
         if left <= 0:
             break

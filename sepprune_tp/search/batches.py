@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError, SearchError
 
-__all__ = ["checked_batches", "first_batches"]
+__all__ = ["checked", "checked_batches", "first_batches"]
 
 
 @runtime_checkable
@@ -66,7 +66,7 @@ def checked_batches(
             continue
         seen_in_pass += 1
         if step >= start:
-            yield _checked(batch, step, device)
+            yield checked(batch, step, device)
         step += 1
 
 
@@ -85,7 +85,17 @@ def first_batches(batches: Iterable[Any], count: int) -> tuple[list[Any], Iterab
     return first, batches if iterator is not batches else itertools.chain(first, iterator)
 
 
-def _checked(batch: Any, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def checked(batch: Any, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """One batch, on a device.
+
+    Args:
+        batch: (mixture (B, T) or (B, 1, T), sources (B, S, T)).
+        step: Its number, for errors.
+        device: Where to put it.
+
+    Raises:
+        DataError: If it has another form or holds NaN or infinity.
+    """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(
             f"batch {step} is a {type(batch).__name__}; give pairs (mixture (B, T), sources "

@@ -17,7 +17,7 @@ from sepprune_tp.files.torch_archives import read_plain
 from ..errors import CheckpointError
 from ..gates import GateSet, Lookahead
 
-__all__ = ["SearchState", "load", "restore", "save"]
+__all__ = ["SearchState", "agreeing", "content_of", "load", "restore", "save"]
 
 _FORMAT = 4
 _ANEW = "Start anew with --restart, delete it, or give another path."
@@ -48,16 +48,15 @@ class SearchState:
     settled: dict[str, Any] | None = None
 
 
-def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
-    """Write a search to a file, whole or not at all.
+def content_of(gates: GateSet, state: SearchState, settings: dict[str, Any]) -> dict[str, Any]:
+    """A search as plain data, for :func:`restore`.
 
     Args:
-        path: The file.
         gates: The gates, for their scores and generator.
         state: The rest.
         settings: What the search was started with; a resumed one must agree.
     """
-    content = {
+    return {
         "format": _FORMAT,
         "settings": settings,
         "step": state.step,
@@ -71,6 +70,11 @@ def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any
         "generator": gates.generator.get_state(),
         "settled": state.settled,
     }
+
+
+def save(path: Path, gates: GateSet, state: SearchState, settings: dict[str, Any]) -> None:
+    """Write :func:`content_of` a search to a file, whole or not at all."""
+    content = content_of(gates, state, settings)
     make_folder(path.parent)
     write_tensors(path, content)
 
@@ -88,28 +92,47 @@ def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         content = read_plain(path)
+    except CheckpointError as error:
+        raise CheckpointError(_not_a_search(path, error)) from error
+    return agreeing(content, settings, path)
+
+
+def agreeing(content: Any, settings: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    """What was written of a search, if it is this one.
+
+    Args:
+        content: As :func:`content_of` gives it.
+        settings: Of this search.
+        where: It comes from, for errors.
+
+    Raises:
+        CheckpointError: If it is not of a search, or of another search.
+    """
+    try:
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
         found, version = content["settings"], content["format"]
         if not isinstance(found, dict):
             raise TypeError("its settings are none")
-    except (CheckpointError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not the checkpoint of a search ({type(error).__name__}: {error}). Delete "
-            "it or give another path."
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(_not_a_search(where, error)) from error
     if not same(version, _FORMAT):
         raise CheckpointError(
-            f"{path} was written by another version of sepprune-tp (format {short(version)}, not "
+            f"{where} was written by another version of sepprune-tp (format {short(version)}, not "
             f"{_FORMAT}). {_ANEW}"
         )
     if differ := [key for key in settings if not _agree(settings[key], found.get(key))]:
         raise CheckpointError(
-            f"{path} belongs to another search: it was started with "
+            f"{where} belongs to another search: it was started with "
             f"{short({key: found.get(key) for key in differ}, 600)}, this one with "
             f"{ {key: settings[key] for key in differ} }. {_ANEW}"
         )
     return content
+
+
+def _not_a_search(where: str | Path, error: Exception) -> str:
+    told = f"{type(error).__name__}: {error}"
+    return f"{where} is not the checkpoint of a search ({told}). Delete it or give another path."
 
 
 def _agree(one: Any, other: Any) -> bool:
