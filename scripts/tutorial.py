@@ -10,6 +10,9 @@ The page holds prose and blocks. A comment before a block says what to do with i
     <!-- run: killed after 2 writes of PATH -->     SIGKILL once PATH was written twice
     <!-- show: 3 first, 4 last -->    after either of these: of a longer output, only these lines
 
+A page that names ``sepprune_tp-*.whl`` finds the wheel of this checkout in its folder. Once there
+is an environment ``pruning`` in the folder, its programs are run, as if it was activated.
+
 What it printed follows between ``<!-- output: begin -->`` and ``<!-- output: end -->``. With
 ``--check`` nothing is written: the output has to be that of the page but for numbers.
 """
@@ -33,7 +36,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
-LIMIT = 600  # seconds that one block may take
+LIMIT = 1200  # seconds that one block may take
+WHEEL = "sepprune_tp-*.whl"
 WIDTH = 100  # columns of the terminal
 BEGIN, END = "<!-- output: begin -->", "<!-- output: end -->"
 MACHINE = re.compile(r"(<!-- machine: begin -->\n).*?(<!-- machine: end -->)", re.DOTALL)
@@ -109,8 +113,10 @@ def run_page(page: str, folder: Path) -> str:
     """
     work, tools = folder / "tutorial", folder / "bin"
     work.mkdir()
-    environment = _environment(tools)
-    pieces, last, began = [], 0, time.monotonic()
+    if WHEEL in page:
+        _build_wheel(work)
+    environment = _environment(work, tools)
+    pieces, last, installing, began = [], 0, 0.0, time.monotonic()
     for step in steps_of(page):
         pieces.append(page[last : step.end])
         last = step.after
@@ -119,26 +125,33 @@ def run_page(page: str, folder: Path) -> str:
             continue
         start = time.monotonic()
         text = _clean(_run(step, work, environment), work)
-        print(f"{time.monotonic() - start:5.0f} s  {step.code.splitlines()[0]}", file=sys.stderr)
+        seconds = time.monotonic() - start
+        installing += seconds if "pip install" in step.code else 0
+        print(f"{seconds:5.0f} s  {step.code.splitlines()[0]}", file=sys.stderr)
         shown = _shortened(text, step.shown)
         pieces.append(f"\n{BEGIN}\n```text\n{shown}```\n{END}\n")
-    took = time.monotonic() - began
-    print(f"{took:5.0f} s  in all", file=sys.stderr)
-    machine = f"This run took {took:.0f} s on a machine with {_machine()}."
+    took = time.monotonic() - began - installing
+    print(f"{took:5.0f} s  in all, beside {installing:.0f} s for pip", file=sys.stderr)
+    machine = f"This run took {took:.0f} s on a machine with {_machine()}"
+    machine += f", after {installing:.0f} s of installing." if installing else "."
     return MACHINE.sub(rf"\g<1>{machine}\n\g<2>", "".join(pieces) + page[last:])
 
 
-def _environment(tools: Path) -> dict[str, str]:
-    """A shell in which ``sepprune`` and ``python`` are those of this checkout."""
+def _build_wheel(folder: Path) -> None:
+    """Put the wheel of this checkout into a folder."""
+    build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run([sys.executable, *build], check=True, timeout=LIMIT)
+
+
+def _environment(work: Path, tools: Path) -> dict[str, str]:
+    """A shell without packages, in which ``python3`` is the interpreter behind this one."""
     tools.mkdir()
-    for name, command in (("sepprune", "-m sepprune_tp.cli "), ("python", "")):
-        file = tools / name
-        file.write_text(f'#!/bin/sh\nexec {sys.executable} {command}"$@"\n')
-        file.chmod(0o755)
+    (tools / "python3").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
+    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return {
-        **os.environ,
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
+        **inherited,
+        "PATH": f"{work / 'pruning' / 'bin'}:{tools}:{os.environ['PATH']}",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PYTHONWARNINGS": "ignore",
         "COLUMNS": str(WIDTH),
         "TERM": "dumb",

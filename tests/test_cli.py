@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ models = pytest.importorskip("asteroid.models")
 
 from sepprune_tp.checkpoint import load_pruned, read_header, save_pruned  # noqa: E402
 from sepprune_tp.cli import main  # noqa: E402
+from sepprune_tp.files.locking import alone_with  # noqa: E402
 from sepprune_tp.measure.memory import measure_memory  # noqa: E402
 
 RATE = 8000
@@ -301,6 +303,13 @@ def test_demo_writes_its_report(tmp_path: Path) -> None:
     assert "| recovered |" in text and all(name in text for name in report["groups"])
     assert len(list((out / "audio").rglob("*.wav"))) == 3 * 3 * 2
     check_reload(out, report)
+
+
+def test_one_demo_at_a_time_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone_with(tmp_path / "report.json"):
+        assert run("demo", "--out", tmp_path, "--steps", 1) == 2
+    assert f"process {os.getpid()} works on" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
 
 
 def check_reload(out: Path, report: dict[str, Any]) -> None:

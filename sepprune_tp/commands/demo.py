@@ -25,6 +25,7 @@ from sepprune_tp.commands.common import (
 from sepprune_tp.commands.output import show, visible, watched
 from sepprune_tp.errors import require
 from sepprune_tp.files import make_folder
+from sepprune_tp.files.locking import alone_with
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +59,8 @@ def demo(
     place, accelerator = hardware(device, None)
     if dry_run:
         return _plan(out, settings, recovery_steps, batch_size, place)
-    report = run_demo(out, settings, recovery_steps, batch_size, limit, place, accelerator)
+    with alone_with(out / "report.json"):
+        report = run_demo(out, settings, recovery_steps, batch_size, limit, place, accelerator)
     show(comparison_table(report, "From a trained separator to a smaller one"))
     total = sum(report["seconds"].values())
     say(
