@@ -20,6 +20,7 @@ from mutations import archive_changed, json_changed, text_changed  # noqa: E402
 
 from benchmarks.harness import config  # noqa: E402
 from sepprune_tp import save_pruned  # noqa: E402
+from sepprune_tp.commands.config import Flag, read_config  # noqa: E402
 from sepprune_tp.demo.synthesis import load_or_synthesise  # noqa: E402
 from sepprune_tp.demo.voices import TEST_VOICES  # noqa: E402
 from sepprune_tp.errors import DataError, InputError  # noqa: E402
@@ -112,7 +113,59 @@ def experiment(folder: Path) -> Reader:
     )
 
 
-MAKERS = {"times": times, "speech": speech, "report": report, "experiment": experiment}
+OPTIONS = b"""steps: 300
+lr: 1e-3
+report: true
+budgets: [0.25, 0.5]
+files: [one.wav, two.wav]
+prune:
+  budget-macs: 0.5
+"""
+RECIPE = b"""filterbank: {n_filters: 64, kernel_size: 16, stride: 8}
+masknet:
+  n_blocks: 8
+training:
+  epochs: 200
+  batch_size: 8
+optim: {optimizer: adam, lr: 0.001, weight_decay: 0.}
+data:
+  train_dir: data/tr
+  valid_dir: data/cv
+  task: sep_clean
+  sample_rate: 8000
+  n_src: 2
+  segment: 3
+"""
+
+
+def options(folder: Path) -> Reader:
+    kinds = {"steps": int, "lr": float, "report": bool, "budgets": str, "budget_macs": str}
+    kinds |= {"data": Path, "batch_size": int, "sample_rate": int, "seconds": float, "mix": str}
+    flags = {name: Flag(name, kind) for name, kind in kinds.items()}
+    flags["files"] = Flag("files", Path, many=True)
+
+    def read(path: Path) -> int:
+        found = read_config(path, "prune", flags, {"prune": list(flags), "finetune": ["steps"]})
+        told = [str(value) for value in found.values.values()]
+        return sum(map(len, (*told, *found.notes)))
+
+    return Reader(
+        "options of a command",
+        [OPTIONS, RECIPE],
+        read,
+        text_changed,
+        (b"steps: ", b"%YAML", b"data: "),
+        own=(InputError,),
+    )
+
+
+MAKERS = {
+    "times": times,
+    "speech": speech,
+    "report": report,
+    "experiment": experiment,
+    "options": options,
+}
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -185,6 +238,8 @@ def test_configurations_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(config.ConfigError):
         config.read(tmp_path / "x.yaml")
+    with pytest.raises(InputError):
+        read_config(tmp_path / "x.yaml", "prune", {"steps": Flag("steps", int)})
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,10 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise InputError(f"The configuration {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        said = " ".join(str(error).split())
+    except InputError:
+        raise
+    except Exception as error:  # yaml's constructors raise many kinds on odd scalars, and deep data
+        said = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} is no YAML: {said}.") from error
     if content is None:
         return {}
