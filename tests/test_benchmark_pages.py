@@ -82,6 +82,10 @@ def test_quality_holds_means_spreads_and_the_best_other_that_has_all_seeds() -> 
     # HRank is better, but on one seed only
     assert "GroupTaylorImportance (3.62) | +1.62 ± 0.18 | 2 |" in row
     assert 0.001 < float(row.rsplit("|", 2)[1]) < 0.02
+    more = [*RECORDS, record("HRank", 1, [6.5, 5.5, 5.0, 5.0])]
+    both = [line for line in quality.section(experiment(), more) if "| pruned | sepprune |" in line]
+    assert len(both) == 2  # torch-pruning's best, and a better one that is not torch-pruning's
+    assert "GroupTaylorImportance" in both[0] and "HRank (5.49) | -0.24" in both[1]
 
 
 def test_plots_are_the_same_bytes_of_the_same_records() -> None:
