@@ -7,6 +7,7 @@ from dataclasses import dataclass
 __all__ = ["WRONG", "Wrong"]
 
 GRAPH = (
+    "test_labels.py",
     "test_graph.py",
     "test_graph_conv_tasnet.py",
     "test_graph_cutting.py",
