@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -167,6 +168,34 @@ def test_links_and_anchors_are_found() -> None:
     text = "# A `b` C!\n[x](y.md#a-b-c) and `[no](z)`\n```\n[no](z)\n# no\n```\n# A b C\n"
     assert links_of(text) == ["y.md#a-b-c"]
     assert anchors_of(text) == {"a-b-c", "a-b-c-1"}
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_run(tmp_path: Path) -> None:
+    """Word for word, where there are a model and mixtures of these names."""
+    for extra in (*EXTRAS, "typer", "rich", "matplotlib"):
+        pytest.importorskip(extra)
+    from asteroid.models import ConvTasNet
+    from cli_case import write_data
+
+    sizes = {"n_filters": 16, "bn_chan": 8, "hid_chan": 16, "skip_chan": 8, "n_blocks": 2}
+    torch.save(ConvTasNet(n_src=2, n_repeats=1, **sizes).serialize(), tmp_path / "model.pth")
+    write_data(tmp_path / "wham/wav8k/min", "mix")
+    commands = [
+        line
+        for block in blocks_of(README.read_text(), "sh")
+        for line in block.code.splitlines()
+        if line.startswith("sepprune ")
+    ]
+    assert len(commands) == 2
+    tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in commands:
+        run = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=tools, capture_output=True, text=True, timeout=900
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+    assert (tmp_path / "recovered.safetensors").is_file()
+    assert (tmp_path / "small-report.html").is_file()
 
 
 def test_the_readme_is_short() -> None:
