@@ -8,6 +8,7 @@ __all__ = ["WRONG", "Wrong"]
 
 GRAPH = (
     "test_labels.py",
+    "test_assembly.py",
     "test_graph.py",
     "test_graph_conv_tasnet.py",
     "test_graph_cutting.py",
