@@ -113,7 +113,7 @@ def test_curves_say_how_much_sooner() -> None:
     both = {"stage": "recovered"}
     records = [
         record("none", 0, [8.0, 8.0]),
-        record("sepprune", 0, [4.0, 4.0]),
+        record("sepprune", 0, [4.0, 4.0], recovery="reconstructed"),
         record("sepprune", 0, [6.0, 6.0], recovery="one epoch, repaired", **both,
                validation_si_sdr=5.0),
         record("sepprune", 0, [7.0, 7.0], recovery="recovered", **both,

@@ -25,7 +25,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
     lines: list[str] = []
     soon: list[list[str]] = []
     scratch: list[list[str]] = []
-    epoch = epoch_steps(experiment)
+    epoch = epoch_mixtures(experiment)
     for name in experiment.models:
         found = [r for r in records if r["model"] == name]
         dense = next((r for r in found if r["stage"] == "dense"), None)
@@ -34,10 +34,11 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
             continue
         training = description_of(name, str(experiment.data["name"]))
         own = [(int(row["step"]), float(row["si_sdr"])) for row in training["history"]]
+        heard = [(step * int(training["training"]["batch_size"]), level) for step, level in own]
         shown = [(_name(key), *_points(curve)) for key, curve in curves.items()]
         shown.append(("dense, its own training", *_points(own)))
         lines += [f"### {name}", "", curve_plot(f"{experiment.name}_{name}", name, shown), ""]
-        soon += after_an_epoch(name, dense, found, own, epoch)
+        soon += after_an_epoch(name, dense, found, heard, epoch)
         scratch += against_scratch(name, found, curves)
     if not lines:
         return []
@@ -46,11 +47,11 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
     heads_scratch = [*first[:3], "seeds", "trained", "from scratch", "sooner by"]
     return [
         *lines,
-        f"One epoch: as many mixtures as hold the training speech once ({epoch} steps of 4). "
+        f"One epoch: the {epoch} mixtures that hold as much speech as the training recordings. "
         "*Before*, *after one epoch*: test SI-SDRi in dB; *share of dense*: of the dense model's. "
-        "*Dense takes*: steps of 4 mixtures that the dense model's own training, from random "
-        "weights, took to the same validation SI-SDR (looked at every 500 steps); *sooner by*: "
-        "these over the steps of the epoch, in mixtures heard.",
+        "*Dense takes*: mixtures that the dense model's own training, from random weights, took to "
+        "the same validation SI-SDR (it looked every 500 steps); *sooner by*: these over the "
+        "epoch's.",
         "",
         *table(heads, soon, text=(0, 1, 3)),
         "",
@@ -62,11 +63,10 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
     ]
 
 
-def epoch_steps(experiment: Experiment) -> int:
-    """Steps in which the training speech is heard once."""
+def epoch_mixtures(experiment: Experiment) -> int:
+    """Mixtures of two speakers in which the training speech is heard once."""
     recovery = next(one for one in experiment.recoveries.values() if one.steps)
-    speech = open_corpus(experiment.data).epoch
-    return max(1, round(speech / (2 * recovery.seconds * recovery.batch_size)))
+    return max(1, round(open_corpus(experiment.data).epoch / (2 * recovery.seconds)))
 
 
 def first_reached(curve: Sequence[tuple[int, float]], level: float) -> int | None:
@@ -121,8 +121,8 @@ def after_an_epoch(
         name: Of the model.
         dense: Its record.
         found: Records of the model.
-        own: Step and validation SI-SDR of the dense model's training.
-        epoch: Steps of 4 mixtures in an epoch.
+        own: Mixtures heard and validation SI-SDR of the dense model's training.
+        epoch: Mixtures in an epoch.
     """
     rows = []
     ways = dict.fromkeys((r["criterion"], r["budget"], r["recovery"]) for r in found)
@@ -131,7 +131,8 @@ def after_an_epoch(
             continue
         once = _values(found, "si_sdri", criterion, budget, way)
         level = statistics.fmean(_values(found, "validation_si_sdr", criterion, budget, way))
-        before = _values(found, "si_sdri", criterion, budget, "pruned")
+        start = "reconstructed" if way.endswith("repaired") else "pruned"
+        before = _values(found, "si_sdri", criterion, budget, start)
         slow = first_reached(own, level)
         rows.append(
             [
