@@ -107,6 +107,14 @@ COUPLING: dict[str, tuple[Net, dict[str, int]]] = {
         Net(lambda n, x: torch.cat([n.make(x), n.other(x)], 1), read=16),
         {"make": 8, "other": 8},
     ),
+    "a parameter of two layers": (
+        Net(
+            lambda n, x: torch.cat([n.make(x) * n.gain, n.other(x) * n.gain], 1),
+            read=16,
+            gain=nn.Parameter(torch.rand(8, 1)),
+        ),
+        {"make": 8},
+    ),
     "chunk": (Net(lambda n, x: torch.mul(*n.make(x).chunk(2, 1)), read=4), {"make": 4}),
     "chunks read apart": (
         Net(
