@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_nets import TIME, Net
+from torch import Tensor, nn
 
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner
 from sepprune_tp.errors import InputError
@@ -27,3 +28,22 @@ def test_gates_of_a_model_that_was_pruned_since_are_refused() -> None:
     ):
         raise AssertionError("they took it")
     assert net(torch.randn(1, 1, TIME)).shape == (1, 1, TIME)  # and it is left alone
+
+
+class ByHand(nn.Module):
+    """Attention whose queries and keys meet in a product that no layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(4, 12) for _ in range(3))
+        self.out = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        met = torch.softmax(self.query(x) @ self.key(x).transpose(1, 2), -1)
+        return self.out(met @ self.value(x))
+
+
+def test_what_can_be_cut_and_not_gated_has_no_gates() -> None:
+    gates = GateSet(ByHand(), torch.randn(1, 6, 4), scope="all")
+    assert [name for name, _ in gates.graph.named_groups()] == ["query", "value"]
+    assert [group.name for group in gates.groups] == ["value"] and len(gates) == 12
