@@ -47,3 +47,15 @@ def test_what_can_be_cut_and_not_gated_has_no_gates() -> None:
     gates = GateSet(ByHand(), torch.randn(1, 6, 4), scope="all")
     assert [name for name, _ in gates.graph.named_groups()] == ["query", "value"]
     assert [group.name for group in gates.groups] == ["value"] and len(gates) == 12
+
+
+def test_channels_without_a_gate_score_infinity_and_stay() -> None:
+    net = Net(lambda n, x: n.norm(torch.cat([x, n.make(x)], 1)), read=9, norm=nn.BatchNorm1d(9))
+    gates = GateSet(net.eval(), torch.randn(1, 1, TIME), scope="all")
+    assert [(group.name, group.size) for group in gates.groups] == [("make", 8)]
+    gates.load_masks({"make": torch.arange(8) > 2})
+    gates.scores = torch.arange(8.0)
+    table = gates.output_table()
+    assert table["make"][0].tolist() == list(range(8))
+    assert table["norm"][0].tolist() == [float("inf"), *range(8)]  # the input's channel stays
+    assert table["norm"][1].tolist() == [True, *[False] * 3, *[True] * 5]
