@@ -59,3 +59,35 @@ def test_channels_without_a_gate_score_infinity_and_stay() -> None:
     assert table["make"][0].tolist() == list(range(8))
     assert table["norm"][0].tolist() == [float("inf"), *range(8)]  # the input's channel stays
     assert table["norm"][1].tolist() == [True, *[False] * 3, *[True] * 5]
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({"nobody": torch.ones(8)}, "no gated group is called 'nobody'; the groups are make"),
+        ({"make": torch.ones(7)}, r"has shape \(7,\), it must be \(8,\)"),
+        ({"make": torch.zeros(8)}, "closes all 8 channels"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(masks: dict[str, Tensor], message: str) -> None:
+    _, gates = gated()
+    with pytest.raises(InputError, match=message):
+        gates.load_masks(masks)
+    assert bool(gates.keep.all())  # nothing was taken over
+    gates.load_masks({"make": torch.eye(8)[0]})
+    assert gates.keep.tolist() == [True, *[False] * 7]
+
+
+def test_gates_are_sampled_in_training_and_masks_in_evaluation() -> None:
+    net, gates = gated()
+    x = torch.randn(1, 1, TIME)
+    gates.load_masks({"make": torch.arange(8) > 2})
+    with gates, torch.no_grad():
+        assert torch.equal(net(x), net(x))
+        kept = net.eval()(x)
+        net.train()
+        gates.scores = torch.zeros(8)
+        drawn = [net(x) for _ in range(8)]
+        net.eval()
+        assert torch.equal(net(x), kept)
+    assert any(not torch.equal(one, drawn[0]) for one in drawn)
