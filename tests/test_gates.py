@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from small_nets import TIME, Net
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner
 from sepprune_tp.errors import InputError
+from sepprune_tp.layers import register_rule
+from sepprune_tp.layers.base import Count
+from sepprune_tp.layers.norm import BatchNormRule
 
 
 def gated() -> tuple[Net, GateSet]:
@@ -91,3 +96,25 @@ def test_gates_are_sampled_in_training_and_masks_in_evaluation() -> None:
         net.eval()
         assert torch.equal(net(x), kept)
     assert any(not torch.equal(one, drawn[0]) for one in drawn)
+
+
+class Own(nn.BatchNorm1d):
+    """A layer of a user's, with a rule of a user's."""
+
+
+class OwnRule(BatchNormRule):
+    def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
+        return n_in + n_out  # of a layer that keeps channels apart, both are those that are left
+
+
+def test_the_cost_of_a_layer_that_keeps_channels_apart_may_be_told_by_its_inputs() -> None:
+    register_rule(OwnRule(), Own)
+    net = Net(lambda n, x: n.norm(n.make(x)), norm=Own(8)).eval()
+    gates = GateSet(net, torch.randn(1, 1, TIME), scope="all")
+    gates.load_masks({"make": torch.arange(8) > 2})
+    cost = gates.cost()
+    SepPrunePruner(net, torch.randn(1, 1, TIME), importance=SepPruneImportance(gates)).step()
+    left = [net.make, net.norm, net.read]
+    assert cost.params - sum(p.numel() for p in net.other.parameters()) == sum(
+        p.numel() for layer in left for p in layer.parameters()
+    )
