@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import SEPARATORS, randomised, shape_of
+from asteroid import models
 from backbones import BACKBONES
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner
 from sepprune_tp.errors import CheckpointError, InputError
 from sepprune_tp.exporting import FORMATS, export_model
+from sepprune_tp.exporting.formats import read_exported
 from sepprune_tp.exporting.operations import (
     ExportableOperations,
     frames,
@@ -103,6 +105,22 @@ def test_other_variants_in_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     model = randomised(MODELS[name], 0, torch.float32)
     assert export_model(model, mixture(name), tmp_path / "model.onnx").format == "onnx"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SuDORMRFNet", "SuDORMRFImprovedNet"])
+def test_levels_of_odd_and_even_lengths_in_pt2(name: str, tmp_path: Path) -> None:
+    """The levels of the U-Net have 251, 126, 63, 32 positions at 2000 samples: some are cut."""
+    sizes = {"n_filters": 16, "bn_chan": 8, "num_blocks": 1, "upsampling_depth": 4}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(models, name)(n_src=2, kernel_size=16, stride=8, **sizes).eval()
+    exported = export_model(model, torch.randn(1, 2000), tmp_path / "model.pt2")
+    assert exported.any_length
+    run = read_exported(exported.path)
+    for time in (1240, 2001, 2480, 4999):
+        x = torch.randn(1, time)
+        assert torch.allclose(run(x), model(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("format", ["torchscript", "onnx"])

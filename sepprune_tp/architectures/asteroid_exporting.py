@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from asteroid.masknn import convolutional, norms
 from asteroid.models import sudormrf
 from asteroid.models.base_models import BaseEncoderMaskerDecoder
@@ -68,10 +69,45 @@ def _fix_length(net: Any) -> None:
         net.fix_input_dims = fix_input_dims
 
 
+def _resolutions(block: Any, x: Tensor) -> Tensor:
+    """What a U-Net block of SuDoRM-RF sees in x (B, C, T) at all its resolutions, together."""
+    levels = [block.spp_dw[0](block.proj_1x1(x))]
+    for layer in block.spp_dw[1:]:
+        levels.append(layer(levels[-1]))
+    found = levels.pop()
+    for level in reversed(levels):
+        found = level + _first(block.upsampler(found), level.shape[-1])
+    return found
+
+
+def _first(x: Tensor, count: int) -> Tensor:
+    """The first samples of x (B, C, T).
+
+    For torch.export a pick: as a slice it is one thing where it shortens x and another where it
+    does not, and the program would be for lengths of one of the two kinds only.
+    """
+    if torch.compiler.is_exporting():
+        return x.index_select(-1, torch.arange(count, device=x.device))
+    return x[..., :count]
+
+
+def _u_block(block: Any, x: Tensor) -> Tensor:
+    """(B, C, T) -> (B, C, T)."""
+    expanded = block.conv_1x1_exp(block.final_norm(_resolutions(block, x)))
+    return block.module_act(expanded + x)  # type: ignore[no-any-return]
+
+
+def _u_conv_block(block: Any, x: Tensor) -> Tensor:
+    """(B, C, T) -> (B, C, T)."""
+    return block.res_conv(block.final_norm(_resolutions(block, x))) + x  # type: ignore[no-any-return]
+
+
 register_preparation(convolutional.DCUMaskNet, _fix_length)
 register_preparation(Encoder, _hold_filters)
 register_preparation(Decoder, _hold_filters)
 register_forward(BaseEncoderMaskerDecoder.forward, _separate)
 register_forward(norms.GlobLN.forward, _global_norm)
 register_forward(norms.FeatsGlobLN.forward, _feature_norm)
+register_forward(convolutional.UBlock.forward, _u_block)
+register_forward(convolutional.UConvBlock.forward, _u_conv_block)
 register_forward(sudormrf._Padder.forward, _padded_encoder)
