@@ -22,7 +22,7 @@ from sepprune_tp.reporting.audio import Clip, Signal, listen, spectrogram, wav
 from sepprune_tp.reporting.charts import smoothed, thinned, ticks
 from sepprune_tp.reporting.markup import element
 from sepprune_tp.reporting.page import html_page
-from sepprune_tp.reporting.summary import finite, markdown_report
+from sepprune_tp.reporting.summary import block_of, finite, markdown_report
 
 RATE = 8000
 NASTY = "<script>alert('x')</script>\"&"
@@ -75,6 +75,7 @@ def figures(share: float, quality: float) -> dict[str, Any]:
         "latency_ms": 12.3456 * share,
         "rtf": 0.0123456 * share,
         "macs_by_part": {"encoder": 345678, "separator": int(12e6 * share)},
+        "macs_by_block": {"encoder": 345678, "masker.TCN.0": int(7.5e6 * share)},
     }
 
 
@@ -135,7 +136,7 @@ def test_page_is_accessible() -> None:
     assert page.all("html")[0]["lang"] == "en" and len(page.all("h1")) == 1
     assert page.all("img") and all(image["alt"] for image in page.all("img"))
     assert all(audio["aria-label"] and "controls" in audio for audio in page.all("audio"))
-    assert len(page.all("table")) == len(page.all("caption")) == 4
+    assert len(page.all("table")) == len(page.all("caption")) == 5
     assert all(cell["scope"] in ("row", "col") for cell in page.all("th"))
     drawings = page.all("svg")
     assert len(drawings) == 4 and all(drawing["role"] == "img" for drawing in drawings)
@@ -163,6 +164,7 @@ def test_numbers_are_those_of_the_report(source: Any) -> None:
         for key in ("si_sdri", "sdri", "params", "macs", "latency_ms", "rtf"):
             assert model[key] in exact
         assert model["macs_by_part"]["separator"] in exact
+        assert model["macs_by_block"]["masker.TCN.0"] in exact
 
 
 @pytest.mark.parametrize(
@@ -179,10 +181,20 @@ def test_what_is_unknown_is_left_out(key: str, gone: set[str]) -> None:
     assert set(Page(html_page(content, clips())).sections) == set(EVERY) - gone
 
 
+def test_blocks_are_what_a_number_in_names_stands_for() -> None:
+    names = ("encoder.filterbank", "masker.bottleneck.1", "masker.TCN.0.shared_block.0", "gain")
+    assert [block_of(name) for name in names] == [
+        "encoder",
+        "masker.bottleneck",
+        "masker.TCN.0",
+        "gain",
+    ]
+
+
 def test_costs_alone() -> None:
     content = report()
     for stage in ("dense", "pruned", "recovered"):
-        for name in ("si_sdri", "sdri", "latency_ms", "rtf", "macs_by_part"):
+        for name in ("si_sdri", "sdri", "latency_ms", "rtf", "macs_by_part", "macs_by_block"):
             del content[stage][name]
     del content["recovered"]
     page = Page(html_page(content))

@@ -74,7 +74,7 @@ def _resolutions(block: Any, x: Tensor) -> Tensor:
     levels = [block.spp_dw[0](block.proj_1x1(x))]
     for layer in block.spp_dw[1:]:
         levels.append(layer(levels[-1]))
-    found = levels.pop()
+    found: Tensor = levels.pop()
     for level in reversed(levels):
         found = level + _first(block.upsampler(found), level.shape[-1])
     return found
@@ -88,7 +88,8 @@ def _first(x: Tensor, count: int) -> Tensor:
     """
     if torch.compiler.is_exporting():
         return x.index_select(-1, torch.arange(count, device=x.device))
-    return x[..., :count]
+    first: Tensor = x[..., :count]
+    return first
 
 
 def _u_block(block: Any, x: Tensor) -> Tensor:

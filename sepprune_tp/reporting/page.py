@@ -174,24 +174,30 @@ def _kept(sizes: Sequence[int], most: int) -> Markup:
 
 
 def _parts(models: Sequence[_Model]) -> Sequence[Markup]:
-    known = [model for model in models if model.figures.get("macs_by_part")]
-    # recovery changes no MACs
-    known = [m for i, m in enumerate(known) if not i or _macs(m) != _macs(known[i - 1])]
-    if not known:
+    tables = (
+        ("macs_by_part", "Part", "MACs (M) of encoder, separator and decoder"),
+        ("macs_by_block", "Block", "MACs (M) of each block, named after what its layers share"),
+    )
+    return [table for args in tables for table in _costs(models, *args)]
+
+
+def _costs(models: Sequence[_Model], key: str, what: str, caption: str) -> Sequence[Markup]:
+    """A table of the MACs of some parts, a column a model that differs from the one before."""
+    found: list[tuple[_Model, Mapping[str, int]]] = []
+    for model in models:
+        macs: Mapping[str, int] = model.figures.get(key) or {}
+        if macs and (not found or macs != found[-1][1]):  # recovery changes no MACs
+            found.append((model, macs))
+    if not found:
         return ()
-    dense = _macs(known[0])
+    dense = found[0][1]
+    most = max(dense.values())
     rows = [
-        [name, *(_spent(_macs(m).get(name, 0), dense[name], max(dense.values())) for m in known)]
+        [name, *(_spent(macs.get(name, 0), dense[name], most) for _, macs in found)]
         for name in dense
         if dense[name]
     ]
-    caption = "MACs (M) of encoder, separator and decoder"
-    return [_table("wide", caption, ["Part", *(model.name for model in known)], rows)]
-
-
-def _macs(model: _Model) -> Mapping[str, int]:
-    found: Mapping[str, int] = model.figures["macs_by_part"]
-    return found
+    return [_table("wide", caption, [what, *(model.name for model, _ in found)], rows)]
 
 
 def _spent(macs: int, before: int, most: int) -> Markup:

@@ -24,10 +24,12 @@ __all__ = [
     "FIGURES",
     "SCALES",
     "STAGES",
+    "block_of",
     "comparison_table",
     "environment",
     "finite",
     "heading",
+    "macs_by_block",
     "macs_by_part",
     "markdown_report",
     "plain_text",
@@ -72,12 +74,36 @@ def stage_figures(
         "latency_iqr_ms": latency.iqr,
         "rtf": latency.rtf,
         "macs_by_part": macs_by_part(cost),
+        "macs_by_block": macs_by_block(cost),
     }
 
 
 def macs_by_part(cost: Profile) -> dict[str, int]:
     """MACs of encoder, separator, decoder and other, those of none left out."""
     return {name: part.macs for name, part in cost.parts.items() if part.macs}
+
+
+def macs_by_block(cost: Profile) -> dict[str, int]:
+    """MACs of the blocks of a model, in its order: layers whose names share a number.
+
+    ``masker.TCN.3.shared_block.0`` and ``masker.TCN.3.res_conv`` are of the block ``masker.TCN.3``,
+    ``masker.bottleneck.1`` is of ``masker.bottleneck``.
+    """
+    found: dict[str, int] = {}
+    for row in cost.rows:
+        if row.macs:
+            block = block_of(row.name)
+            found[block] = found.get(block, 0) + row.macs
+    return found
+
+
+def block_of(name: str) -> str:
+    """The block of a layer, by its dotted name."""
+    parts = name.split(".")
+    for place, part in enumerate(parts[:-1]):
+        if part.isdecimal():
+            return ".".join(parts[: place + 1])
+    return ".".join(parts[:-1]) or name
 
 
 def finite(records: Iterable[Mapping[str, float]]) -> list[dict[str, float | None]]:
