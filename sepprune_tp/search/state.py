@@ -180,6 +180,8 @@ def _check(content: dict[str, Any], gates: GateSet, state: SearchState) -> None:
         raise ValueError("its history is not that of its steps")
     if (settled := content["settled"]) is not None:
         check_like("keep", settled["keep"], gates.keep)
+        if not isinstance(settled["round_to"], (int, str)):
+            raise ValueError("it does not say how its masks were rounded")
         if not all(isinstance(entry, dict) for entry in settled["spent"].values()):
             raise ValueError("it does not say what its masks spend")
 
