@@ -1,4 +1,4 @@
-"""Classes that both of Lightning's packages take for callbacks and modules of their own.
+"""Callbacks that both of Lightning's packages take for their own, and modules that one does.
 
 ``lightning`` and ``pytorch_lightning`` are one library under two names, with classes of their own
 each: a trainer of one refuses what is made for the other. Asteroid's ``System`` is of the second.
