@@ -186,6 +186,22 @@ def test_two_processes_make_one_search(tmp_path: Path) -> None:
 # -- recovery -------------------------------------------------------------------------------------
 
 
+class Decayed(Recovery):
+    """An optimiser of one's own."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize("package", [pl, lightning.pytorch], ids=["pytorch_lightning", "lightning"])
+def test_a_subclass_is_of_the_trainers_package(tmp_path: Path, package: Any) -> None:
+    module = Decayed(pruned(), package=NAMES[package])
+    assert isinstance(module, package.LightningModule)
+    run = trainer(tmp_path, package, max_steps=1)
+    run.fit(module, loader())
+    assert isinstance(run.optimizers[0], torch.optim.AdamW)
+
+
 @pytest.mark.parametrize("package", [pl, lightning.pytorch], ids=["pytorch_lightning", "lightning"])
 def test_a_trainer_recovers_a_pruned_model(tmp_path: Path, package: Any) -> None:
     model = pruned()

@@ -10,14 +10,26 @@ import importlib.util
 import sys
 import warnings
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sepprune_tp.errors import InputError, require
 
-__all__ = ["callback_class", "module_class"]
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["OfOnePackage", "callback_class", "module_class"]
 
 T = TypeVar("T")
 _PACKAGES = {"pytorch_lightning": "pytorch_lightning", "lightning": "lightning.pytorch"}
+
+
+class OfOnePackage:
+    """Base of modules, and of subclasses of them, that are of the package asked for when made."""
+
+    def __new__(cls, *args: Any, package: str | None = None, **kwargs: Any) -> Self:
+        """Make a module of one of Lightning's packages."""
+        made = any(base.__name__ == "LightningModule" for base in cls.__mro__)
+        return object.__new__(cls if made else module_class(cls, package))
 
 
 def callback_class(own: type[T]) -> type[T]:

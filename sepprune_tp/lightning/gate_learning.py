@@ -15,7 +15,7 @@ from sepprune_tp.errors import InputError
 from sepprune_tp.gates import GateSet, Parametrisation, remember
 from sepprune_tp.graph import Scope
 from sepprune_tp.identity import fingerprint, loss_identity
-from sepprune_tp.lightning.bases import module_class
+from sepprune_tp.lightning.bases import OfOnePackage
 from sepprune_tp.lightning.sampling import Pair, as_pair
 from sepprune_tp.lightning.trainers import autocast_of
 from sepprune_tp.losses import pit_neg_si_sdr
@@ -25,15 +25,12 @@ from sepprune_tp.search.rounding import RoundTo
 from sepprune_tp.search.state import agreeing, content_of, restore
 from sepprune_tp.search.steps import Loss, Search
 
-if TYPE_CHECKING:
-    from typing import Self
-
 __all__ = ["GateLearning"]
 
 _KEY = "sepprune_tp_search"  # of what a checkpoint holds
 
 
-class GateLearning:
+class GateLearning(OfOnePackage):
     """Learns gates in ``Trainer.fit``; the masks are set when its steps are done.
 
     Loggers, checkpoints, devices (DDP: one search of all processes, each with its batches) and
@@ -59,10 +56,6 @@ class GateLearning:
     if TYPE_CHECKING:  # Lightning's, of either package
         trainer: Any
         log_dict: Any
-
-    def __new__(cls, *args: Any, package: str | None = None, **kwargs: Any) -> Self:
-        """Make a module of one of Lightning's packages."""
-        return object.__new__(module_class(cls, package) if cls is GateLearning else cls)
 
     def __init__(
         self,

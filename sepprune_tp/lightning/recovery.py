@@ -11,19 +11,16 @@ from sepprune_tp._unwrap import unwrapped
 from sepprune_tp.checkpoint.form import form_of
 from sepprune_tp.distillation import announce, task_of
 from sepprune_tp.errors import InputError
-from sepprune_tp.lightning.bases import module_class
+from sepprune_tp.lightning.bases import OfOnePackage
 from sepprune_tp.lightning.checkpoints import KEY, reshape
 from sepprune_tp.lightning.sampling import Pair, as_pair
 from sepprune_tp.losses import MAX_SOURCES, pit_neg_si_sdr, pit_si_sdr
 from sepprune_tp.search.steps import Loss
 
-if TYPE_CHECKING:
-    from typing import Self
-
 __all__ = ["Recovery"]
 
 
-class Recovery:
+class Recovery(OfOnePackage):
     """Trains a pruned separator in ``Trainer.fit``, as the paper does.
 
     Everything but the step is the trainer's: epochs, devices, precision, accumulation, clipping
@@ -44,10 +41,6 @@ class Recovery:
     if TYPE_CHECKING:  # Lightning's, of either package
         trainer: Any
         log: Any
-
-    def __new__(cls, *args: Any, package: str | None = None, **kwargs: Any) -> Self:
-        """Make a module of one of Lightning's packages."""
-        return object.__new__(module_class(cls, package) if cls is Recovery else cls)
 
     def __init__(
         self,
