@@ -14,6 +14,7 @@ pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
 
 from benchmarks.harness.bench import encoded
 from benchmarks.harness.config import Choice, Experiment, Recovery, find
+from benchmarks.kinds import targets
 from benchmarks.kinds.stability import overlap
 from benchmarks.pages import ablation, curves, plots, published, quality, recovery
 from benchmarks.pages.markdown import spread
@@ -88,6 +89,30 @@ def test_quality_holds_means_spreads_and_the_best_other_that_has_all_seeds() -> 
     assert "GroupTaylorImportance" in both[0] and "HRank (5.49) | -0.24" in both[1]
 
 
+def test_targets_are_met_or_missed_as_the_figures_are_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(targets, "find", lambda name: experiment())
+    monkeypatch.setattr(targets, "current", lambda one: RECORDS)
+    asked = {"pruned": 1.62, "recovered": 0.3}
+    criteria = dict.fromkeys(asked, "sepprune")
+    options = {"ahead": {"criteria": criteria, "budgets": {0.5: asked}}}
+    lines = targets.KIND.section(experiment(options=options))
+    ahead = "| ahead at 50% of the MACs, pruned (dB) | ConvTasNet | 1.62 | +1.62 ± 0.18, "
+    assert f"{ahead}GroupTaylorImportance | 2 | met |" in lines
+    assert lines[-1].endswith("| 0.3 |  |  | not measured |")
+    asked["pruned"] = 1.63
+    assert "| 2 | missed by 0.01 |" in targets.KIND.section(experiment(options=options))[2]
+
+
+@pytest.mark.parametrize(
+    ("trained", "factor"),
+    [([(0, 1.0), (4, 3.0)], 10.0), ([(0, 3.5)], math.inf), ([(0, 1.0), (9, 2.9)], None)],
+)
+def test_sooner_is_a_ratio_of_steps(trained: list[tuple[int, float]], factor: float | None) -> None:
+    assert curves.sooner(trained, [(0, 0.0), (40, 3.0), (80, 2.0)]) == factor
+
+
 def test_plots_are_the_same_bytes_of_the_same_records() -> None:
     quality.section(experiment(), RECORDS)
     first = (plots.FOLDER / "tried_ConvTasNet.svg").read_bytes()
@@ -127,7 +152,7 @@ def test_curves_say_how_much_sooner() -> None:
         [name, "sepprune", "50%", "repaired", "1", "4.00", "6.00", "75.0%", "1,000", "20 ×"]
     ]
     assert curves.after_an_epoch(name, records[0], records, own[:2], 50)[0][-2:] == ["never", ""]
-    assert curves.against_scratch(name, records, curves._mean_curves(records)) == [
+    assert curves.against_scratch(name, records, curves.mean_curves(records)) == [
         [name, "sepprune", "50%", "1 / 1", "7.00 after 20", "5.00 after 400", "40 ×"]
     ]
     assert curves.first_reached([(0, 1.0), (5, 2.0)], 3.0) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import audible, dense, deploy, grid, script, stability
+from . import audible, dense, deploy, grid, script, stability, targets
 from .base import Kind
 
 __all__ = ["KINDS", "Kind"]
@@ -18,5 +18,6 @@ KINDS: dict[str, Kind] = {
     "audible": audible.KIND,
     "deploy": deploy.KIND,
     "script": script.KIND,
+    "targets": targets.KIND,
 }
 """By the ``kind`` of a configuration."""

@@ -9,6 +9,7 @@ __all__ = ["PAGE", "write"]
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "RESULTS.md"
 ORDER = (
+    "targets",
     "dense",
     "quality",
     "quality-small",

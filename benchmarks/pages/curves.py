@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,14 @@ from benchmarks.harness.dense import description_of
 from .markdown import spread, table
 from .plots import curve_plot
 
-__all__ = ["after_an_epoch", "against_scratch", "first_reached", "section"]
+__all__ = [
+    "after_an_epoch",
+    "against_scratch",
+    "first_reached",
+    "mean_curves",
+    "section",
+    "sooner",
+]
 
 Record = dict[str, Any]
 Curves = dict[tuple[str, float, str], list[tuple[int, float]]]
@@ -29,7 +37,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
     for name in experiment.models:
         found = [r for r in records if r["model"] == name]
         dense = next((r for r in found if r["stage"] == "dense"), None)
-        curves = _mean_curves(found)
+        curves = mean_curves(found)
         if dense is None or not curves:
             continue
         training = description_of(name, str(experiment.data["name"]))
@@ -74,6 +82,21 @@ def first_reached(curve: Sequence[tuple[int, float]], level: float) -> int | Non
     return next((step for step, value in curve if value >= level), None)
 
 
+def sooner(
+    trained: Sequence[tuple[int, float]], scratch: Sequence[tuple[int, float]]
+) -> float | None:
+    """How many times sooner a curve is at the best level of the one from scratch.
+
+    Returns:
+        The ratio of the steps; infinite if it begins there, None if it never is.
+    """
+    level = max(value for _, value in scratch)
+    slow, fast = first_reached(scratch, level), first_reached(trained, level)
+    if slow is None or fast is None:
+        return None
+    return slow / fast if fast else math.inf
+
+
 def _name(key: tuple[str, float, str]) -> str:
     criterion, budget, recovery = key
     return f"{recovery} ({criterion} {budget:.0%})"
@@ -83,7 +106,7 @@ def _points(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]
     return [step for step, _ in curve], [value for _, value in curve]
 
 
-def _mean_curves(
+def mean_curves(
     records: Sequence[Record],
 ) -> dict[tuple[str, float, str], list[tuple[int, float]]]:
     """Mean validation SI-SDR over the seeds of what was trained."""
@@ -159,11 +182,7 @@ def against_scratch(name: str, found: Sequence[Record], curves: Curves) -> list[
         scratch = curves.get((criterion, budget, "scratch"))
         if trained is None or scratch is None:
             continue
-        level = max(value for _, value in scratch)
-        slow, fast = first_reached(scratch, level), first_reached(trained, level)
-        sooner = "" if fast is None or slow is None else f"{slow / max(1, fast):.0f} ×"
-        if fast == 0:
-            sooner = "at once"
+        factor = sooner(trained, scratch)
         ends = [_values(found, "si_sdri", criterion, budget, w) for w in ("recovered", "scratch")]
         steps = [curve[-1][0] for curve in (trained, scratch)]
         rows.append(
@@ -176,7 +195,7 @@ def against_scratch(name: str, found: Sequence[Record], curves: Curves) -> list[
                     f"{spread(v, len(v))} after {n:,}" if v else ""
                     for v, n in zip(ends, steps, strict=True)
                 ),
-                sooner,
+                "" if factor is None else "at once" if factor == math.inf else f"{factor:.0f} ×",
             ]
         )
     return rows

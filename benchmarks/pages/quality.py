@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from scipy import stats
@@ -13,9 +14,37 @@ from benchmarks.harness.config import Experiment
 from .markdown import spread, table
 from .plots import quality_plot
 
-__all__ = ["best_other", "of_torch_pruning", "ours", "section", "values_by_seed"]
+__all__ = ["Lead", "best_other", "lead", "of_torch_pruning", "ours", "section", "values_by_seed"]
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A criterion of ours against another one, on the same seeds.
+
+    Attributes:
+        ours: The criterion.
+        best: The other.
+        level: Mean SI-SDRi in dB of ours.
+        other: Of the other.
+        gaps: Differences in dB, one of each seed.
+    """
+
+    ours: str
+    best: str
+    level: float
+    other: float
+    gaps: tuple[float, ...]
+
+    @property
+    def ahead(self) -> float:
+        """Mean difference in dB, as it is printed."""
+        return round(statistics.fmean(self.gaps), 2)
+
+    def __str__(self) -> str:
+        spread = f" ± {statistics.stdev(self.gaps):.2f}" if len(self.gaps) > 1 else ""
+        return f"{self.ahead:+.2f}{spread}"
 
 
 def ours(label: str) -> bool:
@@ -84,6 +113,40 @@ def best_other(
     return max(means, key=lambda label: means[label]) if means else None
 
 
+def lead(
+    experiment: Experiment,
+    runs: Sequence[Record],
+    label: str,
+    among: Callable[[str], bool] = of_torch_pruning,
+    **where: Any,
+) -> Lead | None:
+    """A criterion of ours against the best other that was run on all its seeds.
+
+    Args:
+        experiment: Whose criteria these are.
+        runs: Records of one model.
+        label: The criterion.
+        among: Whether a criterion, by its label, is one to compare with.
+        where: Budget and recovery.
+
+    Returns:
+        None if ours was not measured, or nothing else on the same seeds.
+    """
+    mine = values_by_seed(runs, criterion=label, **where)
+    best = best_other(experiment, runs, mine, among, **where)
+    if best is None:
+        return None
+    found = values_by_seed(runs, criterion=best, **where)
+    theirs = {seed: found[seed] for seed in sorted(mine)}
+    return Lead(
+        label,
+        best,
+        statistics.fmean(mine.values()),
+        statistics.fmean(theirs.values()),
+        tuple(mine[seed] - value for seed, value in theirs.items()),
+    )
+
+
 def _labels(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
     """Criteria that were run, in the order of the configuration."""
     there = {r["criterion"] for r in runs}
@@ -128,15 +191,14 @@ def _comparison(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
         for way in experiment.recoveries:
             where = {"budget": budget, "recovery": way}
             for label in filter(ours, labels):
-                seeds = sorted(values_by_seed(runs, criterion=label, **where))
-                rivals = [
-                    best_other(experiment, runs, seeds, of_torch_pruning, **where),
-                    best_other(experiment, runs, seeds, **where),
+                leads = [
+                    lead(experiment, runs, label, among, **where)
+                    for among in (of_torch_pruning, lambda other: not ours(other))
                 ]
                 rows += [
-                    _against(runs, f"{budget:.0%}", way, label, rival, where, seeds)
-                    for rival in dict.fromkeys(rivals)
-                    if rival is not None
+                    _against(runs, found, where)
+                    for found in dict.fromkeys(leads)
+                    if found is not None
                 ]
     if not rows:
         return []
@@ -151,37 +213,24 @@ def _comparison(experiment: Experiment, runs: Sequence[Record]) -> list[str]:
     ]
 
 
-def _against(
-    runs: Sequence[Record],
-    budget: str,
-    way: str,
-    label: str,
-    best: str,
-    where: dict[str, Any],
-    seeds: Sequence[int],
-) -> list[str]:
-    mine = values_by_seed(runs, criterion=label, **where)
-    theirs = values_by_seed(runs, criterion=best, **where)
-    gaps = [mine[seed] - theirs[seed] for seed in seeds]
-    sides = [_by_mixture(runs, one, where, seeds) for one in (label, best)]
+def _against(runs: Sequence[Record], found: Lead, where: dict[str, Any]) -> list[str]:
+    """A row of the comparison."""
+    seeds = values_by_seed(runs, criterion=found.ours, **where)
+    sides = [_by_mixture(runs, one, where, seeds) for one in (found.ours, found.best)]
     p = float(stats.ttest_rel(*sides).pvalue)
-    mean = statistics.fmean(theirs[seed] for seed in seeds)
-    ahead = f"{statistics.fmean(gaps):+.2f}"
-    if len(gaps) > 1:
-        ahead += f" ± {statistics.stdev(gaps):.2f}"
     return [
-        budget,
-        way,
-        label,
-        f"{best} ({mean:.2f})",
-        ahead,
-        str(len(seeds)),
+        f"{where['budget']:.0%}",
+        where["recovery"],
+        found.ours,
+        f"{found.best} ({found.other:.2f})",
+        str(found),
+        str(len(found.gaps)),
         "< 0.001" if p < 0.001 else f"{p:.3f}",
     ]
 
 
 def _by_mixture(
-    runs: Sequence[Record], label: str, where: dict[str, Any], seeds: Sequence[int]
+    runs: Sequence[Record], label: str, where: dict[str, Any], seeds: Collection[int]
 ) -> list[float]:
     """SI-SDRi in dB of every test mixture, mean over seeds."""
     found = [
