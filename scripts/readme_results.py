@@ -12,35 +12,37 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT))
 
-from _fsdd_ahead import TARGETS, by_gates, lead  # noqa: E402
-from _fsdd_table import of_model  # noqa: E402
+from benchmarks.harness.config import Experiment, find  # noqa: E402
+from benchmarks.harness.dense import description_of  # noqa: E402
+from benchmarks.kinds.grid import current  # noqa: E402
+from benchmarks.pages.quality import lead, of_torch_pruning, values_by_seed  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-
-STATES = (
-    ("pruned", "sepprune", "pruned", "none"),
-    ("recovered", "sepprune", "recovered", "none"),
-    ("reconstructed", "sepprune/lookahead", "pruned", "least squares"),
-    ("repaired", "sepprune/lookahead", "recovered", "least squares"),
-)
-"""Title, our criterion, stage, repair. Looking ahead is for what is reconstructed."""
+BUDGETS = (0.5, 0.25)
+STATES = {
+    "pruned": "sepprune",
+    "recovered": "sepprune",
+    "reconstructed": "sepprune/lookahead",
+    "repaired": "sepprune/lookahead",
+}
+"""Recovery, and our criterion. Looking ahead is for what is reconstructed."""
 Record = dict[str, Any]
 
 
-def budget_row(records: list[Record], budget: float) -> str:
-    """One model and budget: ours and the best of torch-pruning's, before and after recovery."""
+def budget_row(experiment: Experiment, runs: list[Record], budget: float) -> str:
+    """One model and budget: ours and the best of torch-pruning's, after each recovery."""
     cells = []
-    for _, criterion, stage, repair in STATES:
-        found = lead(records, criterion, budget, (stage, repair), (stage, repair))
+    for recovery, label in STATES.items():
+        found = lead(experiment, runs, label, budget=budget, recovery=recovery)
         cells.append(
-            f"{found.ours:.1f}, {short(found.baseline)} {found.theirs:.1f} ({found.seeds})"
+            f"{found.level:.1f}, {short(found.best)} {found.other:.1f} ({len(found.gaps)})"
             if found
             else "not measured"
         )
-    return f"| {records[0]['model']} | {budget:.0%} | {' | '.join(cells)} |"
+    return f"| {runs[0]['model']} | {budget:.0%} | {' | '.join(cells)} |"
 
 
 def short(criterion: str) -> str:
@@ -49,6 +51,23 @@ def short(criterion: str) -> str:
     name = name.removesuffix("Importance").removeprefix("Group")
     name = name.lower() if name in ("Magnitude", "Random") else name
     return f"{name} ({mode or 'global'})"
+
+
+def udsp_line(runs: list[Record]) -> list[str]:
+    """How near the published criterion comes that was nearest, as pruned, on the same seeds."""
+    gaps = []
+    for model in dict.fromkeys(r["model"] for r in runs):
+        for budget in BUDGETS:
+            where = {"model": model, "budget": budget, "recovery": "pruned"}
+            own = values_by_seed(runs, criterion="sepprune", **where)
+            other = values_by_seed(runs, criterion="UDSP", **where)
+            gaps += [own[seed] - other[seed] for seed in own.keys() & other.keys()]
+    if not gaps:
+        return []
+    return [
+        "- UDSP, which is not torch-pruning's and learns channels as well, is between "
+        f"{min(gaps):.1f} and {max(gaps):.1f} dB behind as pruned ({len(gaps)} runs)."
+    ]
 
 
 def coverage_line() -> str:
@@ -69,39 +88,37 @@ def coverage_line() -> str:
 
 def lines() -> list[str]:
     """The text between the markers."""
-    found = [
-        r for path in sorted(RESULTS.glob("fsdd_*.json")) for r in json.loads(path.read_text())
-    ]
-    models = [of_model(found, name) for name in dict.fromkeys(r["model"] for r in found)]
-    runs = [r for records in models for r in records if r["stage"] != "dense"]
-    dense = [next(r for r in records if r["stage"] == "dense") for records in models]
+    experiment = find("quality")
+    runs = [r for r in current(experiment) if r["stage"] != "dense"]
+    models = [[r for r in runs if r["model"] == name] for name in experiment.models]
+    dense = [description_of(name, str(experiment.data["name"])) for name in experiment.models]
     costs: list[Record] = json.loads((RESULTS / "search_cost.json").read_text())
     search = next(r for r in costs if r["experiment"] == "search_cost")
     graph = next(r for r in costs if r["experiment"] == "graph_cost")
-    steps = max(r["recovery_steps"] for r in runs if r["stage"] == "recovered")
-    tried = {r["criterion"] for r in runs if not by_gates(r["criterion"])}
-    trained = {r["criterion"] for r in runs if r["stage"] == "recovered"} & tried
+    tried = [c for c in experiment.criteria if of_torch_pruning(c.label)]
     whole = ", ".join(
-        f"{r['model']} ({r['params'] / 1e3:.0f} k parameters) {r['si_sdri']:.1f}" for r in dense
+        f"{name} ({one['params'] / 1e3:.0f} k parameters) {one['si_sdri']:.1f}"
+        for name, one in zip(experiment.models, dense, strict=True)
     )
     return [
         f"SI-SDRi in dB on mixtures of real speech (FSDD, speaker-dependent). Dense: {whole}. "
-        f"Pruned on one graph; {steps} steps of training where recovered or repaired (repaired: "
-        "reconstructed before, and the dense model as a teacher). Ours first, then the best of "
-        f"torch-pruning's criteria ({len(tried)} pruned, {len(trained)} of them trained), chosen "
-        "on the test mixtures themselves; in brackets the number of seeds.",
+        f"Pruned on one graph; {experiment.recoveries['recovered'].steps} steps of training where "
+        "recovered or repaired (repaired: reconstructed before, and the dense model as a teacher). "
+        f"Ours first, then the best of torch-pruning's {len(tried)} criteria, chosen on the test "
+        "mixtures themselves; in brackets the number of seeds.",
         "",
-        f"| model | MACs | {' | '.join(state[0] for state in STATES)} |",
+        f"| model | MACs | {' | '.join(STATES)} |",
         "|---|---:|" + "---|" * len(STATES),
-        *(budget_row(records, budget) for records in models for budget in TARGETS),
+        *(budget_row(experiment, found, budget) for found in models if found for budget in BUDGETS),
         "",
+        *udsp_line(runs),
         coverage_line(),
         f"- A search step costs {search['ratio']:.2f} × a forward and backward pass with frozen "
         f"weights (Conv-TasNet, {search['params'] / 1e6:.2f} M parameters); its channel graph "
         f"takes {graph['graph_seconds']:.1f} s.",
         "",
-        f"{dense[0]['machine']}. Tables in `benchmarks/results/`; `fsdd.md` and `speed.md` say "
-        "which targets are met and which are missed.",
+        f"{runs[0]['machine']}. [All tables and plots](benchmarks/RESULTS.md), which targets are "
+        "met and which are missed first; [what they do not show](benchmarks/LIMITS.md).",
     ]
 
 
