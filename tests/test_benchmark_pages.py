@@ -14,6 +14,7 @@ pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
 
 from benchmarks.harness.bench import encoded
 from benchmarks.harness.config import Choice, Experiment, Recovery, find
+from benchmarks.harness.data import FSDD, open_corpus
 from benchmarks.kinds import targets
 from benchmarks.kinds.stability import overlap
 from benchmarks.pages import ablation, curves, plots, published, quality, recovery
@@ -156,6 +157,15 @@ def test_curves_say_how_much_sooner() -> None:
         [name, "sepprune", "50%", "1 / 1", "7.00 after 20", "5.00 after 400", "40 ×"]
     ]
     assert curves.first_reached([(0, 1.0), (5, 2.0)], 3.0) is None
+
+
+def test_an_epoch_is_as_much_speech_as_there_is_to_train_on() -> None:
+    asked = find("curves")
+    if not FSDD.is_dir():
+        pytest.skip(f"no speech recordings in {FSDD}")
+    seconds = asked.recoveries["one epoch"].seconds
+    speech = open_corpus(asked.data).epoch
+    assert curves.epoch_mixtures(asked) == round(speech / (2 * seconds))
 
 
 def test_ablation_shows_what_a_variant_kept_where_it_knows_no_budget() -> None:

@@ -20,7 +20,7 @@ from sepprune_tp.data.synthetic import synthetic_mixtures
 
 from .config import ConfigError
 
-__all__ = ["Corpus", "RecordedCorpus", "StoredCorpus", "SyntheticCorpus", "open_corpus"]
+__all__ = ["FSDD", "Corpus", "RecordedCorpus", "StoredCorpus", "SyntheticCorpus", "open_corpus"]
 
 ROOT = Path(__file__).resolve().parents[2]
 FSDD = ROOT.parent / "shared" / "fsdd"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness.config import Experiment
-from benchmarks.harness.data import open_corpus
 from benchmarks.harness.dense import description_of
 
 from .markdown import spread, table
@@ -17,6 +16,7 @@ from .plots import curve_plot
 __all__ = [
     "after_an_epoch",
     "against_scratch",
+    "epoch_mixtures",
     "first_reached",
     "mean_curves",
     "section",
@@ -72,9 +72,9 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
 
 
 def epoch_mixtures(experiment: Experiment) -> int:
-    """Mixtures of two speakers in which the training speech is heard once."""
-    recovery = next(one for one in experiment.recoveries.values() if one.steps)
-    return max(1, round(open_corpus(experiment.data).epoch / (2 * recovery.seconds)))
+    """Mixtures in an epoch: as many as its recoveries of one epoch take, 1 if it has none."""
+    found = (one for name, one in experiment.recoveries.items() if name.startswith("one epoch"))
+    return max((one.steps * one.batch_size for one in found), default=1)
 
 
 def first_reached(curve: Sequence[tuple[int, float]], level: float) -> int | None:
