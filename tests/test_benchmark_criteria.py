@@ -166,6 +166,8 @@ def test_unknown_names_and_options_are_refused() -> None:
         criterion("HRank", {"mixtures": "two"})
     with pytest.raises(OptionError, match="'sepprune/family' stands for family=True"):
         criterion("sepprune/family", {"family": False})
+    with pytest.raises(OptionError, match="at its own budget, not for a family"):
+        criterion("sepprune/family", {"rounded": True})
     with pytest.raises(OptionError, match="'none', 'waveform', 'features'"):
         criterion("sepprune", {"distill": "estimates"})
     with pytest.raises(OptionError, match="'trained', 'frozen'"):
@@ -436,6 +438,22 @@ def test_every_rule_of_learning_meets_the_budget(rule: str) -> None:
     assert 0.3 < share("ConvTasNet", masks) <= 0.5
     other = {**options, "start": "zero", "loss": "waveform"}
     assert not same(masks, chosen("learned", search_of(), **other).masks)
+
+
+def test_rounded_widths_are_those_that_run_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def steps(gates: GateSet, round_to: Any) -> Any:
+        asked.append(round_to)
+        return 4 if round_to == "auto" else 1
+
+    monkeypatch.setattr("sepprune_tp.search.steps.steps_for", steps)
+    search = search_of()
+    masks = chosen("sepprune", search, rounded=True).masks
+    assert asked == ["auto"] and share("ConvTasNet", masks) <= 0.5
+    assert all(int(mask.sum()) % 4 == 0 or bool(mask.all()) for mask in masks.values())
+    plain = chosen("sepprune", search_of()).masks
+    assert asked == ["auto", 1] and any(int(mask.sum()) % 4 for mask in plain.values())
 
 
 def test_two_devices_choose_what_one_chooses() -> None:

@@ -35,6 +35,7 @@ class Options:
         steps: Of the search.
         batch: Mixtures in a step.
         lr: Of Adam.
+        rounded: Whether widths are rounded to what the machine at hand likes, within the budget.
     """
 
     kind: str = "budget"
@@ -44,6 +45,7 @@ class Options:
     steps: int = 500
     batch: int = 1
     lr: float = 0.1
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("budget", "gumbel"))
@@ -51,6 +53,8 @@ class Options:
         positive(steps=self.steps, batch=self.batch, lr=self.lr)
         if self.lookahead and self.kind != "budget":
             raise OptionError(f"lookahead with kind={self.kind!r}: only 'budget' looks ahead")
+        if self.rounded and self.family:
+            raise OptionError("rounded: for a search at its own budget, not for a family")
 
 
 def choose(search: Search) -> Chosen:
@@ -82,6 +86,7 @@ def _learned(search: Search, options: Options, budget: float) -> GateSet:
             seed=search.seed,
             progress=False,
             lookahead=options.lookahead,
+            round_to="auto" if options.rounded else 1,
         )
     return gates
 
@@ -90,8 +95,8 @@ def _learned_by_several(
     search: Search, options: Options, budget: float, batches: Sequence[Batch]
 ) -> GateSet:
     """The same, every batch shared by several devices."""
-    if options.distill != "none" or not isinstance(search.scope, str):
-        raise OptionError("several devices: distill and a scope of modules are for one")
+    if options.distill != "none" or options.rounded or not isinstance(search.scope, str):
+        raise OptionError("several devices: distill, rounded and a scope of modules are for one")
     settings = SearchSettings(
         budget_macs=budget,
         kind=options.kind,
