@@ -85,7 +85,8 @@ def _epoch(asked: float) -> Iterator[Row]:
         best = max(ways.values(), key=statistics.fmean, default=[])
         share = statistics.fmean(best) if best else None
         yield [
-            "one epoch of recovery at 58% of the MACs, share of the dense SI-SDRi",
+            f"one epoch of recovery at {experiment.budgets[0]:.0%} of the MACs, "
+            "share of the dense SI-SDRi",
             name,
             f"{asked:.0%}",
             "" if share is None else f"{share:.1%}",
