@@ -99,6 +99,5 @@ RULES: dict[str, Rule] = {
     "deterministic": Rule(2.0, _deterministic, lambda s, v, m: torch.sigmoid(s / _temperature(m))),
     "straight-through": Rule(2.0, _threshold, lambda s, v, m: v),
     "top-k": Rule(0.0, _top, None),
-    "top-k, priced": Rule(0.0, _top, lambda s, v, m: v),
 }
 """By name. ``gumbel`` is the paper's, its scores ranked at the end; ``hard concrete`` is ours."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.harness.bench import Bench, Cell
 from benchmarks.harness.config import Experiment, find
 from benchmarks.harness.dense import fast_global_norm
-from benchmarks.harness.records import Record, Records, environment
+from benchmarks.harness.records import Record, Records, environment, origin
 from benchmarks.harness.running import benches, records_of
 from benchmarks.pages.markdown import table
 from benchmarks.pages.spectrograms import spectrogram_plot
@@ -146,7 +146,7 @@ def _section(experiment: Experiment) -> list[str]:
         for path in sorted((Path(__file__).resolve().parents[1] / "plots").glob("heard_*.png"))
         for name in [path.stem.removeprefix("heard_")]
     ]
-    return [*table([*heads, "mixtures"], rows, text=(0, 1, 3)), "", *plots]
+    return [*table([*heads, "mixtures"], rows, text=(0, 1, 3)), "", *plots, "", origin(items)]
 
 
 KIND = Kind(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness.bench import Bench, Cell
 from benchmarks.harness.config import Experiment, find
-from benchmarks.harness.records import Record, Records, environment
+from benchmarks.harness.records import Record, Records, environment, origin
 from benchmarks.harness.running import benches, records_of
 from benchmarks.pages.markdown import table
 from sepprune_tp import optimize_for_inference, profile, quantise, save_pruned
@@ -138,7 +138,7 @@ def _section(experiment: Experiment) -> list[str]:
         heads = ["MACs", "form", "file (MB)", "ms for 1 s", "time", "SI-SDRi"]
         rows = [_row(record) for record in mine]
         lines += [f"### {name}", "", *table(heads, rows, text=(1,)), ""]
-    return lines
+    return [*lines, origin(items), ""] if lines else []
 
 
 def _place(form: str) -> int:

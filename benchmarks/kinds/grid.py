@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.harness.bench import Cell
 from benchmarks.harness.config import Experiment
-from benchmarks.harness.records import Record, Records
+from benchmarks.harness.records import Record, Records, origin
 from benchmarks.harness.running import benches, records_of, run_cells
 from benchmarks.pages import ablation, curves, published, quality, recovery
 
@@ -28,7 +28,11 @@ def kind(page: str) -> Kind:
     """A grid whose section is written by one of ``benchmarks.pages``."""
 
     def section(experiment: Experiment) -> list[str]:
-        return PAGES[page](experiment, current(experiment))
+        records = current(experiment)
+        lines = PAGES[page](experiment, records)
+        if not lines or page == "published":  # whose one table has a column for the machine
+            return lines
+        return [*lines, origin(records), ""]
 
     return Kind(_run, _status, section)
 
