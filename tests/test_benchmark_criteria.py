@@ -440,6 +440,19 @@ def test_every_rule_of_learning_meets_the_budget(rule: str) -> None:
     assert not same(masks, chosen("learned", search_of(), **other).masks)
 
 
+def test_weights_that_learn_along_are_put_back() -> None:
+    frozen, along = search_of(), search_of()
+    before = copy.deepcopy(along.model.state_dict())
+    masks = chosen("learned", along, weights_lr=0.01).masks
+    assert share("ConvTasNet", masks) <= 0.5
+    assert not same(masks, chosen("learned", frozen).masks)  # they did learn
+    for name, value in along.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.requires_grad and p.grad is None for p in along.model.parameters())
+    with pytest.raises(OptionError, match="weights_lr"):
+        chosen("learned", search_of(), weights_lr=0.01, loss="waveform")
+
+
 def test_rounded_widths_are_those_that_run_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

@@ -1,24 +1,28 @@
 """Ways to learn gates that were tried against the package's: a rule, a start and a loss.
 
-All take the same steps on the same mixtures with frozen weights, tighten the limit on the MACs from
-the dense model to the budget, and end with the best scores that meet it.
+All take the same steps on the same mixtures, tighten the limit on the MACs from the dense model to
+the budget, and end with the best scores that meet it. The weights are frozen; where they learn
+along, they are put back at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.criteria.base import Batch, Chosen, Search
 from benchmarks.criteria.gating import gates_of
-from benchmarks.criteria.options import one_of, positive, read
+from benchmarks.criteria.options import OptionError, one_of, positive, read
 from benchmarks.criteria.ranking import reaching, split
 from benchmarks.criteria.rules import RULES, Moment
+from benchmarks.criteria.training import step as take
 from sepprune_tp import Budget, Distillation, GateSet, SepPrunePruner
 from sepprune_tp.gates import Lookahead
 from sepprune_tp.losses import pit_neg_si_sdr
@@ -45,6 +49,7 @@ class Options:
         loss: The task's, or a distillation from the dense model.
         steps: Of the search, one mixture each.
         lr: Of Adam.
+        weights_lr: Of Adam on the weights; 0 for frozen ones.
     """
 
     rule: str = "hard concrete"
@@ -52,12 +57,17 @@ class Options:
     loss: str = "task"
     steps: int = 500
     lr: float = 0.1
+    weights_lr: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("rule", self.rule, tuple(RULES))
         one_of("start", self.start, STARTS)
         one_of("loss", self.loss, LOSSES)
         positive(steps=self.steps, lr=self.lr)
+        if self.weights_lr < 0:
+            raise OptionError(f"weights_lr={self.weights_lr}: 0 for frozen weights, or more")
+        if self.weights_lr and (self.loss != "task" or RULES[self.rule].ahead):
+            raise OptionError("weights_lr: with the task's loss only, and a rule not ahead")
 
 
 def choose(search: Search) -> Chosen:
@@ -82,8 +92,8 @@ def _learned(
     scores = (_start(options.start, gates, drawn[:warm]) + rule.start).requires_grad_()
     if rule.ahead:
         gates.lookahead = _observed(gates, drawn[:WARM_UP])
-    optimizer = torch.optim.Adam([scores], lr=options.lr)
-    with gates:
+    optimizer = torch.optim.Adam([{"params": [scores], "lr": options.lr}])
+    with gates, _learning_along(model, optimizer, options.weights_lr):
         for step in range(warm, len(drawn)):
             done = (step - warm) / (len(drawn) - warm)
             allowed = 1 + min(1.0, done / RAMP) * (budget - 1)
@@ -100,13 +110,25 @@ def _learned(
                 excess = (expected - allowed).sum()
                 total = total + price * excess + STIFFNESS * excess.clamp(min=0) ** 2
                 price = max(0.0, price + RISE * float(excess.detach()))
-            optimizer.zero_grad()
-            total.backward()
-            torch.nn.utils.clip_grad_norm_([scores], CLIP)
-            optimizer.step()
+            take(total, optimizer, CLIP)
     gates.lookahead = None
     model.requires_grad_(True)
     return select(gates.groups, scores.detach(), limits)
+
+
+@contextmanager
+def _learning_along(model: nn.Module, optimizer: torch.optim.Adam, lr: float) -> Iterator[None]:
+    """Train the weights with the scores, unless ``lr`` is 0; put them back at the end."""
+    if lr == 0:
+        yield
+        return
+    dense = copy.deepcopy(model.state_dict())
+    optimizer.add_param_group({"params": list(model.requires_grad_().parameters()), "lr": lr})
+    try:
+        yield
+    finally:
+        model.load_state_dict(dense)
+        model.zero_grad(set_to_none=True)
 
 
 def _loss(name: str, gates: GateSet) -> Any:
