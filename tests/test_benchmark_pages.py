@@ -106,6 +106,23 @@ def test_targets_are_met_or_missed_as_the_figures_are_printed(
     assert "| 2 | missed by 0.01 |" in targets.KIND.section(experiment(options=options))[2]
 
 
+def test_a_whole_way_is_compared_with_another_and_not_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = [record("GroupTaylorImportance", s, [4.5] * 4, recovery="recovered") for s in (0, 1)]
+    monkeypatch.setattr(targets, "find", lambda name: experiment())
+    monkeypatch.setattr(targets, "current", lambda one: [*RECORDS, *trained])
+    whole = {
+        "criterion": "sepprune",
+        "recovery": "pruned",
+        "against": "recovered",
+        "budgets": [0.5],
+    }
+    lines = targets.KIND.section(experiment(options={"whole": whole}))
+    assert lines[-1].startswith("| ours pruned over theirs recovered, 50% of the MACs (dB) |")
+    assert lines[-1].endswith("|  | +0.75 ± 0.35, GroupTaylorImportance | 2 |  |")
+
+
 @pytest.mark.parametrize(
     ("trained", "factor"),
     [([(0, 1.0), (4, 3.0)], 10.0), ([(0, 3.5)], math.inf), ([(0, 1.0), (9, 2.9)], None)],

@@ -72,6 +72,25 @@ def _ahead(options: dict[str, Any]) -> Iterator[Row]:
                 ]
 
 
+def _whole(options: dict[str, Any]) -> Iterator[Row]:
+    experiment = find("quality")
+    records = [r for r in current(experiment) if r["stage"] != "dense"]
+    ours, theirs = options["recovery"], options["against"]
+    for name in experiment.models:
+        runs = [r for r in records if r["model"] == name]
+        for budget in options["budgets"]:
+            where = {"budget": float(budget), "recovery": ours}
+            found = lead(experiment, runs, options["criterion"], against=theirs, **where)
+            yield [
+                f"ours {ours} over theirs {theirs}, {float(budget):.0%} of the MACs (dB)",
+                name,
+                "",
+                "" if found is None else f"{found}, {found.best}",
+                "" if found is None else str(len(found.gaps)),
+                "not measured" if found is None else "",
+            ]
+
+
 def _epoch(asked: float) -> Iterator[Row]:
     experiment = find("curves")
     records = current(experiment)
@@ -152,6 +171,7 @@ def _search(asked: float) -> Iterator[Row]:
 PARTS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "dense": _dense,
     "ahead": _ahead,
+    "whole": _whole,
     "epoch": _epoch,
     "sooner": _sooner,
     "speed": _speed,

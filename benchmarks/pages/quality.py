@@ -118,6 +118,7 @@ def lead(
     runs: Sequence[Record],
     label: str,
     among: Callable[[str], bool] = of_torch_pruning,
+    against: str | None = None,
     **where: Any,
 ) -> Lead | None:
     """A criterion of ours against the best other that was run on all its seeds.
@@ -127,16 +128,18 @@ def lead(
         runs: Records of one model.
         label: The criterion.
         among: Whether a criterion, by its label, is one to compare with.
+        against: Recovery of the others, if it is not that of ours.
         where: Budget and recovery.
 
     Returns:
         None if ours was not measured, or nothing else on the same seeds.
     """
     mine = values_by_seed(runs, criterion=label, **where)
-    best = best_other(experiment, runs, mine, among, **where)
+    other = {**where, "recovery": against} if against else where
+    best = best_other(experiment, runs, mine, among, **other)
     if best is None:
         return None
-    found = values_by_seed(runs, criterion=best, **where)
+    found = values_by_seed(runs, criterion=best, **other)
     theirs = {seed: found[seed] for seed in sorted(mine)}
     return Lead(
         label,
