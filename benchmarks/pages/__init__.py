@@ -18,6 +18,7 @@ ORDER = (
     "recovery-ways",
     "stability",
     "search",
+    "search-models",
     "speed",
     "search-cost",
     "deploy",
