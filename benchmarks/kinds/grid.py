@@ -32,7 +32,7 @@ def kind(page: str) -> Kind:
         lines = PAGES[page](experiment, records)
         if not lines or page == "published":  # whose one table has a column for the machine
             return lines
-        return [*lines, origin(records), ""]
+        return [*lines, "", origin(records), ""]
 
     return Kind(_run, _status, section)
 

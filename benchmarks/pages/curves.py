@@ -53,8 +53,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
     first = ["model", "criterion", "MACs", "training", "seeds"]
     heads = [*first, "before", "after one epoch", "share of dense", "dense takes", "sooner by"]
     heads_scratch = [*first[:3], "seeds", "trained", "from scratch", "sooner by"]
-    return [
-        *lines,
+    lines += [
         f"One epoch: the {epoch} mixtures that hold as much speech as the training recordings. "
         "*Before*, *after one epoch*: test SI-SDRi in dB; *share of dense*: of the dense model's. "
         "*Dense takes*: mixtures that the dense model's own training, from random weights, took to "
@@ -63,6 +62,11 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
         "",
         *table(heads, soon, text=(0, 1, 3)),
         "",
+    ]
+    if not scratch:
+        return lines
+    return [
+        *lines,
         "The same shape from random weights, test SI-SDRi in dB. *Sooner by*: steps that training "
         "from scratch takes to the best validation SI-SDR that it reaches, over those that the "
         "pruned model takes to the same.",
