@@ -1,6 +1,6 @@
 """Ways to learn gates that the search benchmark compares, each as a rule from scores to gates.
 
-Only the first two are in the package; the others were tried against them.
+The package has ``gumbel`` and ``hard concrete``, ahead or not; the others were tried against them.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ RULES: dict[str, Rule] = {
     ),
     "deterministic": Rule(2.0, _deterministic, lambda s, v, m: torch.sigmoid(s / _temperature(m))),
     "straight-through": Rule(2.0, _threshold, lambda s, v, m: v),
+    "straight-through, ahead": Rule(2.0, _threshold, lambda s, v, m: v, ahead=True),
     "top-k": Rule(0.0, _top, None),
 }
 """By name. ``gumbel`` is the paper's, its scores ranked at the end; ``hard concrete`` is ours."""

@@ -13,7 +13,7 @@ from benchmarks.harness.config import Experiment, find
 from benchmarks.harness.dense import description_of
 from benchmarks.pages import curves
 from benchmarks.pages.markdown import table
-from benchmarks.pages.quality import lead
+from benchmarks.pages.quality import Lead, lead
 from benchmarks.speed.table import against_dense
 
 from .base import Kind, Only
@@ -54,41 +54,36 @@ def _dense(asked: float) -> Iterator[Row]:
 
 
 def _ahead(options: dict[str, Any]) -> Iterator[Row]:
-    experiment = find("quality")
-    records = [r for r in current(experiment) if r["stage"] != "dense"]
-    for name in experiment.models:
-        runs = [r for r in records if r["model"] == name]
-        for budget, targets in options["budgets"].items():
-            for way, asked in targets.items():
-                where = {"budget": float(budget), "recovery": way}
-                found = lead(experiment, runs, options["criteria"][way], **where)
-                yield [
-                    f"ahead at {float(budget):.0%} of the MACs, {way} (dB)",
-                    name,
-                    f"{asked:g}",
-                    "" if found is None else f"{found}, {found.best}",
-                    "" if found is None else str(len(found.gaps)),
-                    verdict(None if found is None else found.ahead, asked),
-                ]
+    for budget, targets in options["budgets"].items():
+        for way, asked in targets.items():
+            what = f"ahead at {float(budget):.0%} of the MACs, {way} (dB)"
+            for name, found in _leads(options["criteria"][way], float(budget), way):
+                ahead = None if found is None else found.ahead
+                yield [what, name, f"{asked:g}", *_shown(found), verdict(ahead, asked)]
 
 
 def _whole(options: dict[str, Any]) -> Iterator[Row]:
+    ours, theirs = options["recovery"], options["against"]
+    for budget in options["budgets"]:
+        what = f"ours {ours} over theirs {theirs}, {float(budget):.0%} of the MACs (dB)"
+        for name, found in _leads(options["criterion"], float(budget), ours, theirs):
+            yield [what, name, "", *_shown(found), "not measured" if found is None else ""]
+
+
+def _leads(
+    criterion: str, budget: float, recovery: str, against: str | None = None
+) -> Iterator[tuple[str, Lead | None]]:
+    """How far ours is ahead of the best of torch-pruning's, for each model."""
     experiment = find("quality")
     records = [r for r in current(experiment) if r["stage"] != "dense"]
-    ours, theirs = options["recovery"], options["against"]
     for name in experiment.models:
         runs = [r for r in records if r["model"] == name]
-        for budget in options["budgets"]:
-            where = {"budget": float(budget), "recovery": ours}
-            found = lead(experiment, runs, options["criterion"], against=theirs, **where)
-            yield [
-                f"ours {ours} over theirs {theirs}, {float(budget):.0%} of the MACs (dB)",
-                name,
-                "",
-                "" if found is None else f"{found}, {found.best}",
-                "" if found is None else str(len(found.gaps)),
-                "not measured" if found is None else "",
-            ]
+        where = {"budget": budget, "recovery": recovery}
+        yield name, lead(experiment, runs, criterion, against=against, **where)
+
+
+def _shown(found: Lead | None) -> Row:
+    return ["", ""] if found is None else [f"{found}, {found.best}", str(len(found.gaps))]
 
 
 def _epoch(asked: float) -> Iterator[Row]:
