@@ -13,15 +13,18 @@ pytest.importorskip("matplotlib", reason="plots need the extra 'cli'")
 pytest.importorskip("typer", reason="the entry needs the extra 'cli'")
 pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
 
+from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.harness import config
-from benchmarks.harness.config import ConfigError, names
+from benchmarks.harness.bench import NO_CHOICE, Cell
+from benchmarks.harness.config import Choice, ConfigError, Recovery, names
 from benchmarks.kinds import audible, script
-from benchmarks.pages import plots, spectrograms
+from benchmarks.pages import spectrograms
 
 RATE = 8000
+TONES = torch.sin(6.28 * torch.tensor([[300.0], [900.0]]) * torch.arange(RATE) / RATE)
 
 
 def entry(*arguments: str) -> Any:
@@ -57,22 +60,34 @@ def test_a_script_is_run_and_its_page_shown(
     assert script.KIND.section(config.find("own")) == ["", "### A", "", "b"]
 
 
-def test_what_is_heard_is_in_the_order_of_the_sources(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spectrograms, "FOLDER", tmp_path)
-    monkeypatch.setattr(plots, "FOLDER", tmp_path)
+def test_what_is_heard_is_in_the_order_of_the_sources(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
-    time = torch.arange(RATE) / RATE
-    sources = torch.stack([torch.sin(6.28 * 300 * time), torch.sin(6.28 * 900 * time)])
-    heard = audible._heard(lambda x: sources.flip(0)[None], sources.sum(0), sources)
-    assert torch.equal(heard[2], sources)
-    digests = audible._written("tried_0", *heard, RATE, tmp_path)
-    assert len(digests) == 5 and (tmp_path / "heard_tried_0.png").stat().st_size > 1000
-    samples, rate = soundfile.read(tmp_path / "tried_0_estimate2.wav")
+    heard = audible._heard(lambda x: TONES.flip(0)[None], TONES.sum(0), TONES)
+    assert torch.equal(heard[2], TONES)
+    digests = audible._written("tried_0", "dense", *heard, RATE, tmp_path)
+    assert set(digests) == {path.name for path in tmp_path.iterdir()} and len(digests) == 5
+    samples, rate = soundfile.read(tmp_path / "tried_0_dense_estimate2.wav")
     assert rate == RATE and abs(float(abs(samples).max()) - audible.LEVEL) < 1e-3
     spectrum = abs(torch.fft.rfft(torch.from_numpy(samples)))
     assert int(spectrum.argmax()) == 900
+
+
+def test_a_mixture_is_drawn_once_all_models_were_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("soundfile")
+    monkeypatch.setattr(spectrograms, "FOLDER", tmp_path)
+    ours = Cell(Choice("sepprune/lookahead", "sepprune"), 0.5, 0, Recovery("pruned"))
+    cells = [Cell(NO_CHOICE, 1.0, 0, Recovery("pruned")), ours]
+    drawn = tmp_path / "heard_tried_0.png"
+    for cell in cells:
+        audible._drawn("tried_0", cells, tmp_path)
+        assert not drawn.exists()
+        audible._written("tried_0", audible._slug(cell), TONES.sum(0), TONES, TONES, RATE, tmp_path)
+    audible._drawn("tried_0", cells, tmp_path)
+    with Image.open(drawn) as image:
+        assert image.height > image.width / 2  # four rows of two panels
+        assert len(image.getcolors() or []) > 8
 
 
 def test_perceived_quality_falls_with_noise() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def _run(experiment: Experiment, only: Only, say: Callable[[str], None]) -> None
             record = {**key, "origin": origin["identity"], **_measure(experiment, bench, cell)}
             records.replace({**record, **environment()})
             say(f"{bench.dense.name} {cell.choice.label} {cell.budget:.0%} {cell.recovery.name}")
+        for index in range(int(experiment.options["written"])):
+            _drawn(f"{bench.dense.name}_{index}", named_cells(experiment, source), HEARD)
 
 
 def _measure(experiment: Experiment, bench: Bench, cell: Cell) -> Record:
@@ -58,10 +61,9 @@ def _measure(experiment: Experiment, bench: Bench, cell: Cell) -> Record:
         heard = [_heard(model, *test[index]) for index in range(len(test))]
     cost = profile(model, bench.dense.example)
     pesq, stoi = zip(*(_perceived(*one, rate) for one in heard), strict=True)
-    name = f"{bench.dense.name}_{_slug(cell)}"
     files = {}
     for index in range(int(experiment.options["written"])):
-        files |= _written(f"{name}_{index}", *heard[index], rate, HEARD)
+        files |= _written(f"{bench.dense.name}_{index}", _slug(cell), *heard[index], rate, HEARD)
     return {
         "si_sdri": round(found.si_sdri, 3),
         "sdri": round(found.sdri, 3),
@@ -98,32 +100,63 @@ def _perceived(
 
 
 def _written(
-    name: str, mixture: Tensor, sources: Tensor, estimates: Tensor, rate: int, folder: Path
+    stem: str,
+    slug: str,
+    mixture: Tensor,
+    sources: Tensor,
+    estimates: Tensor,
+    rate: int,
+    folder: Path,
 ) -> dict[str, str]:
-    """Write the WAV files and the plot of one mixture; SHA-256 of each file."""
+    """Write the WAV files of one mixture and of what a model makes of it; their SHA-256."""
     soundfile = require("soundfile", "train", "Writing WAV files")
     folder.mkdir(parents=True, exist_ok=True)
     signals = {"mixture": mixture}
     signals |= {f"source{n + 1}": signal for n, signal in enumerate(sources)}
-    signals |= {f"estimate{n + 1}": signal for n, signal in enumerate(estimates)}
+    signals |= {f"{slug}_estimate{n + 1}": signal for n, signal in enumerate(estimates)}
     digests = {}
     for part, signal in signals.items():
         samples = signal.numpy()
         samples = (samples * LEVEL / max(1e-9, float(np.abs(samples).max()))).astype(np.float32)
-        path = folder / f"{name}_{part}.wav"
+        path = folder / f"{stem}_{part}.wav"
         soundfile.write(path, samples, rate, subtype="PCM_16")
         digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    spectrogram_plot(name, signals, rate)
     return digests
 
 
+def _drawn(stem: str, cells: Sequence[Cell], folder: Path) -> None:
+    """Plot one mixture and what every model makes of it, if all WAV files are there."""
+    soundfile = require("soundfile", "train", "Reading WAV files")
+    parts = {"mixture": "mixture", "sources": "source"}
+    parts |= {_told(cell): f"{_slug(cell)}_estimate" for cell in cells}
+    found = {told: sorted(folder.glob(f"{stem}_{part}*.wav")) for told, part in parts.items()}
+    if all(found.values()):
+        heard = {told: [soundfile.read(path) for path in paths] for told, paths in found.items()}
+        rate = heard["mixture"][0][1]
+        spectrogram_plot(stem, {told: [x for x, _ in one] for told, one in heard.items()}, rate)
+
+
+def _told(cell: Cell) -> str:
+    if cell.stage == "dense":
+        return "dense"
+    return f"{cell.choice.label}, {cell.budget:.0%}, {cell.recovery.name}"
+
+
 def _slug(cell: Cell) -> str:
-    label = cell.choice.label.replace("/", "-").replace(" ", "-")
-    return f"{label}_{round(100 * cell.budget)}_{cell.recovery.name.replace(' ', '-')}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", _told(cell))
 
 
 def _section(experiment: Experiment) -> list[str]:
-    items = Records(records_of(experiment)).items
+    order = [
+        (model, cell.choice.label, cell.budget, cell.recovery.name)
+        for model in experiment.models
+        for cell in named_cells(experiment, find(experiment.options["of"]))
+    ]
+    measured = {
+        (r["model"], r["criterion"], r["budget"], r["recovery"]): r
+        for r in Records(records_of(experiment)).items
+    }
+    items = [measured[key] for key in order if key in measured]
     rows = [
         [
             r["model"],

@@ -1,8 +1,10 @@
-"""Spectrograms of a mixture, its sources and their estimates."""
+"""Spectrograms of a mixture, its sources and their estimates by several models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -10,8 +12,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from scipy.signal import stft
-from torch import Tensor
 
 from sepprune_tp.files import make_folder, written
 
@@ -20,22 +23,32 @@ from .plots import FOLDER
 __all__ = ["spectrogram_plot"]
 
 FRAME, RANGE = 0.032, 60.0  # seconds; dB below the loudest
+COLOURS = 64  # of the file
+Samples = NDArray[Any]
 
 
-def spectrogram_plot(name: str, signals: Mapping[str, Tensor], rate: int) -> None:
-    """Write ``plots/heard_{name}.png``: one panel for every signal (T,)."""
-    figure, axes = plt.subplots(1, len(signals), figsize=(3 * len(signals), 2.4), sharey=True)
-    for axis, (part, signal) in zip(axes, signals.items(), strict=True):
-        length = round(FRAME * rate)
-        frequencies, times, values = stft(signal.numpy(), rate, nperseg=length)
-        level = 20 * np.log10(np.abs(values) + 1e-9)
-        top = level.max()
-        axis.pcolormesh(times, frequencies / 1000, level, vmin=top - RANGE, vmax=top)
-        axis.set_title(part, fontsize=9)
+def spectrogram_plot(name: str, signals: Mapping[str, Sequence[Samples]], rate: int) -> None:
+    """Write ``plots/heard_{name}.png``: a row of panels for each entry, a panel for each signal."""
+    wide = max(len(row) for row in signals.values())
+    size = (3.4 * wide, 1.25 * len(signals))
+    figure, axes = plt.subplots(
+        len(signals), wide, figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for panels, (told, row) in zip(axes, signals.items(), strict=True):
+        for axis, signal in zip(panels, row, strict=False):
+            frequencies, times, values = stft(signal, rate, nperseg=round(FRAME * rate))
+            level = 20 * np.log10(np.abs(values) + 1e-9)
+            top = level.max()
+            axis.pcolormesh(times, frequencies / 1000, level, vmin=top - RANGE, vmax=top)
+        for axis in panels[len(row) :]:
+            axis.axis("off")
+        panels[0].set_title(told, fontsize=8, loc="left")
+        panels[0].set_ylabel("kHz", fontsize=8)
+    for axis in axes[-1]:
         axis.set_xlabel("s", fontsize=8)
-    axes[0].set_ylabel("kHz", fontsize=8)
     figure.tight_layout()
-    path = make_folder(FOLDER) / f"heard_{name}.png"
-    with written(path) as scratch:
-        figure.savefig(scratch, format="png", dpi=70, metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100)
     plt.close(figure)
+    with written(make_folder(FOLDER) / f"heard_{name}.png") as scratch:
+        Image.open(drawn).convert("RGB").quantize(COLOURS).save(scratch, "PNG", optimize=True)
