@@ -58,7 +58,8 @@ EXTRAS = {
         "typer>=0.12,<1",
         # Tables and progress bars in the terminal.
         "rich>=13.7,<16",
-        # The plot of channels kept; the report draws without a display (Agg).
+        # The plot of channels kept; the report draws without a display (Agg). Brings Pillow, which
+        # writes spectrograms.
         "matplotlib>=3.8,<4",
         # Options in a file, and the conf.yml of Asteroid's recipes.
         "pyyaml>=6,<7",
