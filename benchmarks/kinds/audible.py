@@ -22,6 +22,7 @@ from benchmarks.pages.markdown import table
 from benchmarks.pages.spectrograms import spectrogram_plot
 from sepprune_tp.errors import require
 from sepprune_tp.evaluate import evaluate
+from sepprune_tp.files import written
 from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.profile import profile
 
@@ -119,7 +120,8 @@ def _written(
         samples = signal.numpy()
         samples = (samples * LEVEL / max(1e-9, float(np.abs(samples).max()))).astype(np.float32)
         path = folder / f"{stem}_{part}.wav"
-        soundfile.write(path, samples, rate, subtype="PCM_16")
+        with written(path) as scratch:
+            soundfile.write(scratch, samples, rate, subtype="PCM_16", format="WAV")
         digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
 
