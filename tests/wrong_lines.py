@@ -15,7 +15,14 @@ GRAPH = (
     "test_graph_calls.py",
 )
 NETWORKS = ("test_other_networks.py", "test_wrapped_models.py", "test_trial.py", "test_asteroid.py")
-GATES = ("test_gates.py", "test_search.py", "test_lookahead.py", "test_invariants.py")
+GATES = (
+    "test_gates.py",
+    "test_search.py",
+    "test_search_budgets.py",
+    "test_published_rule.py",
+    "test_lookahead.py",
+    "test_invariants.py",
+)
 
 
 @dataclass(frozen=True)
