@@ -1,124 +1,49 @@
-"""Pruning inside a Lightning training: what changes, what stays, and going on after a kill."""
+"""Pruning inside a Lightning training: what changes, what stays, what does not fit."""
 
 from __future__ import annotations
 
-import csv
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 pytest.importorskip("lightning", reason="needs the extra 'train'")
 pl = pytest.importorskip("pytorch_lightning", reason="needs the extra 'asteroid'")
-models = pytest.importorskip("asteroid.models", reason="needs the extra 'asteroid'")
+pytest.importorskip("asteroid.models", reason="needs the extra 'asteroid'")
 
 import lightning  # noqa: E402
-from asteroid.engine.system import System  # noqa: E402
-from asteroid.losses import PITLossWrapper, pairwise_neg_sisdr  # noqa: E402
+from lightning_cases import (  # noqa: E402
+    HALF,
+    ROOT,
+    TIME,
+    check_optimiser,
+    prune,
+    rows,
+    same,
+    separator,
+    system,
+    tones,
+    trainer,
+    weights,
+)
 
 from sepprune_tp import (  # noqa: E402
     Budget,
     GateSet,
     learn_gates,
-    load_pruned,
     profile,
-    save_pruned,
 )
-from sepprune_tp.errors import BudgetError, CheckpointError, DataError, InputError  # noqa: E402
+from sepprune_tp.errors import BudgetError, DataError, InputError  # noqa: E402
 from sepprune_tp.job import cut  # noqa: E402
 from sepprune_tp.lightning import PruneCallback, load_weights  # noqa: E402
 from sepprune_tp.lightning.trainers import check_trainer  # noqa: E402
 from sepprune_tp.losses import pit_neg_si_sdr  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
-TIME, HALF = 400, Budget(macs=0.5)
-
-
-def tones(count: int = 8) -> TensorDataset:
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(count, 4, generator=generator)
-    rates = torch.stack([0.05 + 0.1 * drawn[:, 0], 1.2 + 0.5 * drawn[:, 1]], 1)
-    sources = torch.sin(rates[..., None] * torch.arange(TIME) + 6 * drawn[:, 2:, None])
-    return TensorDataset(sources.sum(1), sources)
-
-
-def separator(kind: str = "ConvTasNet") -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if kind == "DPTNet":
-            return models.DPTNet(
-                n_src=2, n_filters=16, n_heads=2, ff_hid=8, chunk_size=10, n_repeats=1
-            )
-        return models.ConvTasNet(
-            n_src=2, n_filters=16, bn_chan=8, hid_chan=16, skip_chan=8, n_blocks=2, n_repeats=1
-        )
-
-
-def system(kind: str = "ConvTasNet", loader: Any = None) -> System:
-    """What an Asteroid recipe makes: the optimiser holds the dense model's parameters."""
-    model = separator(kind)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = DataLoader(tones(), batch_size=2) if loader is None else loader
-    return System(
-        model=model,
-        optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
-        loss_func=PITLossWrapper(pairwise_neg_sisdr, pit_from="pw_mtx"),
-        train_loader=loader,
-        val_loader=DataLoader(tones(2), batch_size=2),
-        config={"training": {"epochs": 3}},
-    )
-
-
-def prune(budget: Budget = HALF, **options: Any) -> PruneCallback:
-    return PruneCallback(budget, **{"search_steps": 20, "progress": False, **options})
-
-
-def trainer(folder: Path, *callbacks: Any, package: Any = pl, **options: Any) -> Any:
-    keep = package.callbacks.ModelCheckpoint(folder / "kept", save_top_k=-1, filename="{epoch}")
-    given: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 3,
-        "logger": package.loggers.CSVLogger(folder, name="log"),
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-        "default_root_dir": folder,
-        "callbacks": [keep, *callbacks],
-    }
-    return package.Trainer(**{**given, **options})
-
-
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    (path,) = folder.glob("log/*/metrics.csv")
-    return list(csv.DictReader(path.open()))
-
-
-def check_optimiser(module: Any, optimizer: torch.optim.Optimizer) -> None:
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    present = list(module.model.parameters())
-    assert len(held) == len(present)
-    assert all(a is b for a, b in zip(held, present, strict=True))
-    assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in held if p in optimizer.state)
-
-
-# -- what it does ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -255,88 +180,6 @@ def test_the_training_batches_are_those_without_a_search(tmp_path: Path, workers
     assert order() == order(prune(search_steps=7))
 
 
-# -- going on -------------------------------------------------------------------------------------
-
-
-class Killed(Exception):
-    pass
-
-
-class Kill(pl.Callback):  # type: ignore[misc]
-    """Ends a run in the middle of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, idx: int) -> None:
-        if trainer.current_epoch == self.epoch and idx == 1:
-            raise Killed
-
-
-@pytest.mark.parametrize(
-    ("kind", "killed", "options"),
-    [
-        ("ConvTasNet", 1, {"distill": 0.5}),
-        ("ConvTasNet", 1, {"at_epoch": 1}),
-        ("ConvTasNet", 2, {"at_epoch": 1, "distill": 0.5}),
-        ("DPTNet", 1, {"search_steps": 5, "reconstruct": False}),
-    ],
-    ids=["pruned", "before", "later", "attention"],
-)
-def test_a_killed_run_ends_with_the_same_weights(
-    tmp_path: Path, kind: str, killed: int, options: dict[str, Any]
-) -> None:
-    whole, callback = system(kind), prune(**options)
-    trainer(tmp_path / "whole", callback).fit(whole)
-    with pytest.raises(Killed):
-        trainer(tmp_path / "cut", prune(**options), Kill(killed)).fit(system(kind))
-    resumed, again = system(kind), prune(**options)
-    path = tmp_path / "cut" / "kept" / f"epoch={killed - 1}.ckpt"
-    run = trainer(tmp_path / "resumed", again)
-    run.fit(resumed, ckpt_path=path)
-    assert callback.pruned is not None and again.pruned == callback.pruned
-    assert same(weights(resumed), weights(whole))
-    check_optimiser(resumed, resumed.optimizer)
-    assert not same(weights(whole), torch.load(path, weights_only=False)["state_dict"])
-
-
-def test_weights_alone_say_how_the_model_was_pruned(tmp_path: Path) -> None:
-    recipe = system()
-    light = pl.callbacks.ModelCheckpoint(tmp_path, "small", "val_loss", save_weights_only=True)
-    run = trainer(tmp_path, prune(), light, max_epochs=1)
-    run.fit(recipe)
-    run.save_checkpoint(tmp_path / "after.ckpt")
-    other = system()
-    model = load_weights(other, tmp_path / "small.ckpt")
-    assert model is other.model and same(weights(other), weights(recipe))
-    assert same(weights(other), torch.load(tmp_path / "after.ckpt")["state_dict"])
-    load_weights(other, tmp_path / "after.ckpt")
-    mixture = torch.randn(1, TIME)
-    expected = recipe.model.eval()(mixture)
-    assert torch.equal(model.eval()(mixture), expected)
-    save_pruned(model, tmp_path / "small.safetensors")
-    assert torch.equal(load_pruned(tmp_path / "small.safetensors")(mixture), expected)
-    fresh = system()
-    trainer(tmp_path / "test", prune()).validate(
-        fresh, ckpt_path=tmp_path / "small.ckpt", verbose=False
-    )
-    assert same(weights(fresh), weights(recipe))
-
-
-def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path: Path) -> None:
-    recipe = system()
-    run = trainer(tmp_path, prune(), max_epochs=1)
-    run.fit(recipe)
-    without = {"state_dict": recipe.state_dict()}
-    with pytest.raises(CheckpointError, match="was written without PruneCallback"):
-        load_weights(system(), without)
-    (tmp_path / "junk.ckpt").write_bytes(b"junk")
-    with pytest.raises(CheckpointError, match=r"Cannot read .*junk\.ckpt as a checkpoint"):
-        load_weights(system(), tmp_path / "junk.ckpt")
-    with pytest.raises(CheckpointError, match="arguments that it had"):
-        load_weights(system("DPTNet"), tmp_path / "kept" / "epoch=0.ckpt")
-
-
 # -- distillation ---------------------------------------------------------------------------------
 
 
@@ -453,44 +296,3 @@ def test_importing_it_imports_no_lightning() -> None:
         "assert not [name for name in names if name in sys.modules]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=100)
-
-
-# -- two processes --------------------------------------------------------------------------------
-
-SCRIPT = """
-import sys, torch, pytorch_lightning as pl
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_lightning_callback as t
-
-folder, resume = Path(sys.argv[1]), (sys.argv[2:] or [None])[0]
-torch.set_num_threads(1)
-recipe, callback = t.system(), t.prune(distill=0.5, search_steps=10)
-run = t.trainer(folder, callback, devices=2, strategy="ddp_find_unused_parameters_true")
-run.fit(recipe, ckpt_path=resume)
-torch.save((recipe.state_dict(), callback.pruned.kept), folder / f"{{run.global_rank}}.pt")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_prune_alike_and_go_on(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT.format(tests=str(ROOT / "tests")))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def run(folder: Path, *more: str) -> Iterator[Any]:
-        folder.mkdir()
-        command = [sys.executable, "-W", "ignore", str(script), str(folder), *more]
-        done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return (torch.load(folder / f"{rank}.pt") for rank in range(2))
-
-    (first, kept), (second, other) = run(tmp_path / "whole")
-    assert kept == other and same(first, second)
-    assert any(left < before for left, before in kept.values())
-    (resumed, again), _ = run(
-        tmp_path / "resumed", str(tmp_path / "whole" / "kept" / "epoch=0.ckpt")
-    )
-    assert again == kept and same(resumed, first)

@@ -16,7 +16,7 @@ pl = pytest.importorskip("pytorch_lightning", reason="needs the extra 'asteroid'
 pytest.importorskip("asteroid.models", reason="needs the extra 'asteroid'")
 
 import lightning  # noqa: E402
-from test_lightning_callback import ROOT, TIME, rows, same, separator, tones, weights  # noqa: E402
+from lightning_cases import ROOT, TIME, rows, same, separator, tones, weights  # noqa: E402
 
 from sepprune_tp import (  # noqa: E402
     Budget,

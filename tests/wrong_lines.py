@@ -14,7 +14,13 @@ GRAPH = (
     "test_graph_cutting.py",
     "test_graph_calls.py",
 )
-NETWORKS = ("test_other_networks.py", "test_wrapped_models.py", "test_trial.py", "test_asteroid.py")
+NETWORKS = (
+    "test_other_networks.py",
+    "test_wrapped_models.py",
+    "test_example_length.py",
+    "test_trial.py",
+    "test_asteroid.py",
+)
 GATES = (
     "test_gates.py",
     "test_search.py",
