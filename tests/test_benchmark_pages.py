@@ -125,9 +125,14 @@ def test_a_whole_way_is_compared_with_another_and_not_judged(
 
 @pytest.mark.parametrize(
     ("trained", "factor"),
-    [([(0, 1.0), (4, 3.0)], 10.0), ([(0, 3.5)], math.inf), ([(0, 1.0), (9, 2.9)], None)],
+    [
+        ([(0, 1.0), (4, 3.0)], 10.0),
+        ([(0, 3.5)], math.inf),
+        ([(0, 1.0), (9, 0.5)], math.inf),
+        ([(0, 1.0), (5, 2.9)], 8.0),
+    ],  # it never gets to 3, but both get to 2.9
 )
-def test_sooner_is_a_ratio_of_steps(trained: list[tuple[int, float]], factor: float | None) -> None:
+def test_sooner_is_a_ratio_of_steps(trained: list[tuple[int, float]], factor: float) -> None:
     assert curves.sooner(trained, [(0, 0.0), (40, 3.0), (80, 2.0)]) == factor
 
 
@@ -164,7 +169,13 @@ def test_curves_say_how_much_sooner() -> None:
         record("sepprune", 0, [5.0, 5.0], recovery="scratch", **both,
                history=history((0, -9.0), (200, 3.0), (400, 5.5))),
     ]  # fmt: skip
-    own = [(0, -30.0), (500, 4.9), (1000, 5.1)]
+    rows = (
+        {"step": 0, "si_sdr": -30.0},
+        {"step": 125, "si_sdr": 4.9},
+        {"step": 250, "si_sdr": 5.1},
+    )
+    own = curves.heard({"training": {"batch_size": 4}, "history": rows})
+    assert own == [(0, -30.0), (500, 4.9), (1000, 5.1)]
     name = "ConvTasNet"
     assert curves.after_an_epoch(name, records[0], records, own, 50) == [
         [name, "sepprune", "50%", "repaired", "1", "4.00", "6.00", "75.0%", "1,000", "20 ×"]
@@ -174,6 +185,41 @@ def test_curves_say_how_much_sooner() -> None:
         [name, "sepprune", "50%", "1 / 1", "7.00 after 20", "5.00 after 400", "40 ×"]
     ]
     assert curves.first_reached([(0, 1.0), (5, 2.0)], 3.0) is None
+
+
+def test_targets_say_how_much_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(recovery: str, *points: tuple[int, float], **more: Any) -> Record:
+        history = [{"step": step, "si_sdr": value} for step, value in points]
+        kept = max(value for _, value in points)
+        more = {"stage": "recovered", "history": history, "validation_si_sdr": kept, **more}
+        return record("sepprune", 0, [kept] * 4, recovery=recovery, **more)
+
+    recoveries = {way: Recovery(way, steps=10, batch_size=5) for way in ("one epoch", "scratch")}
+    tried = experiment(recoveries=recoveries)
+    dense = record("none", 0, [8.0] * 4)
+    found = [dense, trained("one epoch", (0, 4.0), (10, 6.0))]
+    own = {"training": {"batch_size": 4}, "history": [{"step": 500, "si_sdr": 6.5}]}
+    monkeypatch.setattr(targets, "find", lambda name: tried)
+    monkeypatch.setattr(targets, "current", lambda one: found)
+    monkeypatch.setattr(targets, "description_of", lambda *one: own)
+
+    def said() -> list[str]:
+        lines = targets.KIND.section(experiment(options={"epoch": 0.95, "sooner": 36}))[2:]
+        return [line.partition("| ConvTasNet |")[2] for line in lines]
+
+    missed, again, unknown = said()
+    assert missed == " 95% | 75.0% | 1 | missed by 20.0 |"
+    assert again == " 36 × | 40 × | 1 | met |"  # 2,000 mixtures over 50
+    assert unknown == " 36 × |  |  | not measured |"
+    found += [trained("recovered", (0, 4.0), (10, 6.0), (20, 7.0))]
+    found += [trained("scratch", (0, -9.0), (200, 6.0), (400, 6.1))]
+    assert said()[2] == " 36 × | 20 × | 1 | missed by 16 |"
+    found[-1] = trained("scratch", (0, -9.0), (400, 3.0))
+    own["history"] = [{"step": 500, "si_sdr": 5.9}]
+    assert said()[1:] == [
+        " 36 × | the dense model never is | 1 | met |",
+        " 36 × | at once | 1 | met |",
+    ]
 
 
 def test_an_epoch_is_as_much_speech_as_there_is_to_train_on() -> None:

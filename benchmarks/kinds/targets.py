@@ -92,12 +92,8 @@ def _epoch(asked: float) -> Iterator[Row]:
     for name in experiment.models:
         mine = [r for r in records if r["model"] == name]
         dense = next((r["si_sdri"] for r in mine if r["stage"] == "dense"), math.nan)
-        runs = [r for r in mine if r["recovery"].startswith("one epoch")]
-        ways: dict[tuple[str, str], list[float]] = {}
-        for r in runs:
-            ways.setdefault((r["criterion"], r["recovery"]), []).append(r["si_sdri"] / dense)
-        best = max(ways.values(), key=statistics.fmean, default=[])
-        share = statistics.fmean(best) if best else None
+        best = _best_epoch(mine)
+        share = _level(best) / dense if best else None
         yield [
             f"one epoch of recovery at {experiment.budgets[0]:.0%} of the MACs, "
             "share of the dense SI-SDRi",
@@ -109,23 +105,43 @@ def _epoch(asked: float) -> Iterator[Row]:
         ]
 
 
+def _best_epoch(records: list[Record]) -> list[Record]:
+    """The runs of the way that is best after one epoch, one a seed; empty if there are none."""
+    ways: dict[tuple[str, str], list[Record]] = {}
+    for r in records:
+        if r["recovery"].startswith("one epoch"):
+            ways.setdefault((r["criterion"], r["recovery"]), []).append(r)
+    return max(ways.values(), key=_level, default=[])
+
+
+def _level(runs: list[Record]) -> float:
+    return statistics.fmean(run["si_sdri"] for run in runs)
+
+
 def _sooner(asked: float) -> Iterator[Row]:
     experiment = find("curves")
     records = current(experiment)
+    rows: list[tuple[str, str, float | None, str, int]] = []
+    for name in experiment.models:
+        best = _best_epoch([r for r in records if r["model"] == name])
+        factor = None
+        if best:
+            own = curves.heard(description_of(name, str(experiment.data["name"])))
+            epoch = curves.epoch_mixtures(experiment)
+            factor = (curves.dense_takes(own, best) or math.inf) / epoch
+        what = "one epoch as good as the dense model's own training, sooner"
+        rows.append((what, name, factor, "the dense model never is", len(best)))
     for name in experiment.models:
         means = curves.mean_curves([r for r in records if r["model"] == name])
-        own = {way: curve for (label, _, way), curve in means.items() if label == "sepprune"}
+        ways = {way: curve for (label, _, way), curve in means.items() if label == "sepprune"}
         factor = None
-        if {"recovered", "scratch"} <= own.keys():
-            factor = curves.sooner(own["recovered"], own["scratch"])
-        yield [
-            "sooner as good as training from scratch gets",
-            name,
-            f"{asked:g} ×",
-            "" if factor is None else "at once" if factor == math.inf else f"{factor:.0f} ×",
-            "",
-            verdict(factor, asked, 0),
-        ]
+        if {"recovered", "scratch"} <= ways.keys():
+            factor = curves.sooner(ways["recovered"], ways["scratch"])
+        what = "trained on, as good as the same shape from random weights, sooner"
+        rows.append((what, name, factor, "at once", 0 if factor is None else 1))
+    for what, name, factor, endless, seeds in rows:
+        shown = "" if factor is None else endless if factor == math.inf else f"{factor:.0f} ×"
+        yield [what, name, f"{asked:g} ×", shown, str(seeds or ""), verdict(factor, asked, 0)]
 
 
 def _speed(asked: float) -> Iterator[Row]:

@@ -16,8 +16,10 @@ from .plots import curve_plot
 __all__ = [
     "after_an_epoch",
     "against_scratch",
+    "dense_takes",
     "epoch_mixtures",
     "first_reached",
+    "heard",
     "mean_curves",
     "section",
     "sooner",
@@ -42,11 +44,10 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
             continue
         training = description_of(name, str(experiment.data["name"]))
         own = [(int(row["step"]), float(row["si_sdr"])) for row in training["history"]]
-        heard = [(step * int(training["training"]["batch_size"]), level) for step, level in own]
         shown = [(_name(key), *_points(curve)) for key, curve in curves.items()]
         shown.append(("dense, its own training", *_points(own)))
         lines += [f"### {name}", "", curve_plot(f"{experiment.name}_{name}", name, shown), ""]
-        soon += after_an_epoch(name, dense, found, heard, epoch)
+        soon += after_an_epoch(name, dense, found, heard(training), epoch)
         scratch += against_scratch(name, found, curves)
     if not lines:
         return []
@@ -68,7 +69,7 @@ def section(experiment: Experiment, records: list[Record]) -> list[str]:
     return [
         *lines,
         "The same shape from random weights, test SI-SDRi in dB. *Sooner by*: steps that training "
-        "from scratch takes to the best validation SI-SDR that it reaches, over those that the "
+        "from scratch takes to the best validation SI-SDR that both reach, over those that the "
         "pruned model takes to the same.",
         "",
         *table(heads_scratch, scratch, text=(0, 1)),
@@ -81,23 +82,40 @@ def epoch_mixtures(experiment: Experiment) -> int:
     return max((one.steps * one.batch_size for one in found), default=1)
 
 
+def heard(training: Record) -> list[tuple[int, float]]:
+    """Mixtures that a dense model's training had heard, and validation SI-SDR in dB.
+
+    Args:
+        training: The description of a dense model.
+    """
+    size = int(training["training"]["batch_size"])
+    return [(int(row["step"]) * size, float(row["si_sdr"])) for row in training["history"]]
+
+
+def dense_takes(own: Sequence[tuple[int, float]], runs: Sequence[Record]) -> int | None:
+    """Mixtures that the dense model's own training took to the mean level of trained models.
+
+    Args:
+        own: What ``heard`` gives.
+        runs: Records of trained models, one a seed.
+    """
+    return first_reached(own, statistics.fmean(run["validation_si_sdr"] for run in runs))
+
+
 def first_reached(curve: Sequence[tuple[int, float]], level: float) -> int | None:
     """First step at which a curve is at a level, None if it never is."""
     return next((step for step, value in curve if value >= level), None)
 
 
-def sooner(
-    trained: Sequence[tuple[int, float]], scratch: Sequence[tuple[int, float]]
-) -> float | None:
-    """How many times sooner a curve is at the best level of the one from scratch.
+def sooner(trained: Sequence[tuple[int, float]], scratch: Sequence[tuple[int, float]]) -> float:
+    """How many times sooner a curve is at the best level that it and the one from scratch reach.
 
     Returns:
-        The ratio of the steps; infinite if it begins there, None if it never is.
+        The ratio of the steps; infinite if it begins there.
     """
-    level = max(value for _, value in scratch)
+    level = min(max(value for _, value in curve) for curve in (trained, scratch))
     slow, fast = first_reached(scratch, level), first_reached(trained, level)
-    if slow is None or fast is None:
-        return None
+    assert slow is not None and fast is not None
     return slow / fast if fast else math.inf
 
 
@@ -118,11 +136,7 @@ def mean_curves(
     keys = list(dict.fromkeys((r["criterion"], r["budget"], r["recovery"]) for r in records))
     curves = {}
     for criterion, budget, recovery in keys:
-        histories = [
-            r["history"]
-            for r in records
-            if (r["criterion"], r["budget"], r["recovery"]) == (criterion, budget, recovery)
-        ]
+        histories = [r["history"] for r in _of(records, criterion, budget, recovery)]
         curves[criterion, budget, recovery] = [
             (rows[0]["step"], statistics.fmean(row["si_sdr"] for row in rows))
             for rows in zip(*histories, strict=False)
@@ -130,9 +144,14 @@ def mean_curves(
     return curves
 
 
-def _values(records: Sequence[Record], field: str, *key: Any) -> list[float]:
-    """A field of the records of a (criterion, budget, recovery), one a seed."""
-    return [r[field] for r in records if (r["criterion"], r["budget"], r["recovery"]) == key]
+def _of(records: Sequence[Record], *key: Any) -> list[Record]:
+    """The records of a (criterion, budget, recovery), one a seed."""
+    return [r for r in records if (r["criterion"], r["budget"], r["recovery"]) == key]
+
+
+def _levels(records: Sequence[Record], *key: Any) -> list[float]:
+    """SI-SDRi in dB of these."""
+    return [record["si_sdri"] for record in _of(records, *key)]
 
 
 def after_an_epoch(
@@ -148,7 +167,7 @@ def after_an_epoch(
         name: Of the model.
         dense: Its record.
         found: Records of the model.
-        own: Mixtures heard and validation SI-SDR of the dense model's training.
+        own: What ``heard`` gives of the dense model.
         epoch: Mixtures in an epoch.
     """
     rows = []
@@ -156,11 +175,11 @@ def after_an_epoch(
     for criterion, budget, way in ways:
         if not way.startswith("one epoch"):
             continue
-        once = _values(found, "si_sdri", criterion, budget, way)
-        level = statistics.fmean(_values(found, "validation_si_sdr", criterion, budget, way))
+        runs = _of(found, criterion, budget, way)
+        once = [run["si_sdri"] for run in runs]
         start = "reconstructed" if way.endswith("repaired") else "pruned"
-        before = _values(found, "si_sdri", criterion, budget, start)
-        slow = first_reached(own, level)
+        before = _levels(found, criterion, budget, start)
+        slow = dense_takes(own, runs)
         rows.append(
             [
                 name,
@@ -187,7 +206,7 @@ def against_scratch(name: str, found: Sequence[Record], curves: Curves) -> list[
         if trained is None or scratch is None:
             continue
         factor = sooner(trained, scratch)
-        ends = [_values(found, "si_sdri", criterion, budget, w) for w in ("recovered", "scratch")]
+        ends = [_levels(found, criterion, budget, w) for w in ("recovered", "scratch")]
         steps = [curve[-1][0] for curve in (trained, scratch)]
         rows.append(
             [
@@ -199,7 +218,7 @@ def against_scratch(name: str, found: Sequence[Record], curves: Curves) -> list[
                     f"{spread(v, len(v))} after {n:,}" if v else ""
                     for v, n in zip(ends, steps, strict=True)
                 ),
-                "" if factor is None else "at once" if factor == math.inf else f"{factor:.0f} ×",
+                "at once" if factor == math.inf else f"{factor:.0f} ×",
             ]
         )
     return rows
