@@ -15,6 +15,7 @@ ORDER = (
     "quality-small",
     "curves",
     "ablations",
+    "ablations-models",
     "recovery-ways",
     "stability",
     "search",
