@@ -22,9 +22,9 @@ def tasnet(**more: Any) -> nn.Module:
         return models.ConvTasNet(**ARGS, **more).eval()
 
 
-def pruned(model: nn.Module, scope: str = "all") -> nn.Module:
+def pruned(model: nn.Module, scope: str = "all", seed: int = 1) -> nn.Module:
     """About a third of the channels removed, a different number in every group."""
-    x, generator = torch.randn(1, 800), torch.Generator().manual_seed(1)
+    x, generator = torch.randn(1, 800), torch.Generator().manual_seed(seed)
     gates = GateSet(model, x, scope=scope)
     masks = {n: torch.rand(len(m), generator=generator) > 0.35 for n, m in gates.masks().items()}
     for mask in masks.values():
