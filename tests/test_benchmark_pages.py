@@ -62,6 +62,10 @@ def record(criterion: str, seed: int, per_mixture: list[float], **changed: Any) 
         "choosing_seconds": 7.0,
         "machine": "here",
         "date": "2026-01-02",
+        "config": {
+            "criterion": {"name": criterion, "options": {}},
+            "recovery": {"batch_size": 4},
+        },
         **changed,
     }
 
@@ -178,11 +182,15 @@ def test_curves_say_how_much_sooner() -> None:
     assert own == [(0, -30.0), (500, 4.9), (1000, 5.1)]
     name = "ConvTasNet"
     assert curves.after_an_epoch(name, records[0], records, own, 50) == [
-        [name, "sepprune", "50%", "repaired", "1", "4.00", "6.00", "75.0%", "1,000", "20 ×"]
+        [name, "sepprune", "50%", "repaired", "1", "4.00", "6.00", "75.0%", "1,000", "20 ×", "2 ×"]
     ]
-    assert curves.after_an_epoch(name, records[0], records, own[:2], 50)[0][-2:] == ["never", ""]
+    assert curves.after_an_epoch(name, records[0], records, own[:2], 50)[0][-3:] == [
+        "never",
+        "",
+        "",
+    ]
     assert curves.against_scratch(name, records, curves.mean_curves(records)) == [
-        [name, "sepprune", "50%", "1 / 1", "7.00 after 20", "5.00 after 400", "40 ×"]
+        [name, "sepprune", "50%", "1 / 1", "7.00 after 20", "5.00 after 400", "40 ×", "3 ×"]
     ]
     assert curves.first_reached([(0, 1.0), (5, 2.0)], 3.0) is None
 
@@ -209,17 +217,15 @@ def test_targets_say_how_much_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
 
     missed, again, unknown = said()
     assert missed == " 95% | 75.0% | 1 | missed by 20.0 |"
-    assert again == " 36 × | 40 × | 1 | met |"  # 2,000 mixtures over 50
+    assert again == " 36 × | 40 × (4 ×) | 1 | met |"  # 2,000 mixtures over 50, and a search of 500
     assert unknown == " 36 × |  |  | not measured |"
     found += [trained("recovered", (0, 4.0), (10, 6.0), (20, 7.0))]
     found += [trained("scratch", (0, -9.0), (200, 6.0), (400, 6.1))]
-    assert said()[2] == " 36 × | 20 × | 1 | missed by 16 |"
+    assert said()[2] == " 36 × | 20 × (3 ×) | 1 | missed by 16 |"
     found[-1] = trained("scratch", (0, -9.0), (400, 3.0))
     own["history"] = [{"step": 500, "si_sdr": 5.9}]
-    assert said()[1:] == [
-        " 36 × | the dense model never is | 1 | met |",
-        " 36 × | at once | 1 | met |",
-    ]
+    never = " 36 × | the dense model never is (the dense model never is) | 1 | met |"
+    assert said()[1:] == [never, " 36 × | at once (3 ×) | 1 | met |"]
 
 
 def test_an_epoch_is_as_much_speech_as_there_is_to_train_on() -> None:

@@ -56,6 +56,12 @@ class NamedCriterion:
         chosen: Chosen = self.module.choose(replace(search, options={**self.fixed, **given}))
         return chosen
 
+    @property
+    def mixtures(self) -> int:
+        """Training mixtures that its search learns from; 0 of what learns nothing by steps."""
+        found = read(self.module.Options, {**self.fixed, **self.options})
+        return int(getattr(found, "steps", 0)) * int(getattr(found, "batch", 1))
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the criterion does not have.
 

@@ -121,27 +121,39 @@ def _level(runs: list[Record]) -> float:
 def _sooner(asked: float) -> Iterator[Row]:
     experiment = find("curves")
     records = current(experiment)
-    rows: list[tuple[str, str, float | None, str, int]] = []
+    what = "one epoch as good as the dense model's own training, sooner (counting the search)"
     for name in experiment.models:
-        best = _best_epoch([r for r in records if r["model"] == name])
-        factor = None
+        factors, best = None, _best_epoch([r for r in records if r["model"] == name])
         if best:
             own = curves.heard(description_of(name, str(experiment.data["name"])))
+            taken = curves.dense_takes(own, best) or math.inf
             epoch = curves.epoch_mixtures(experiment)
-            factor = (curves.dense_takes(own, best) or math.inf) / epoch
-        what = "one epoch as good as the dense model's own training, sooner"
-        rows.append((what, name, factor, "the dense model never is", len(best)))
+            factors = taken / epoch, taken / (epoch + curves.searched(best[0]))
+        yield _times(what, name, asked, factors, len(best), "the dense model never is")
+    what = "trained on, as good as the same shape from random weights, sooner (counting the search)"
     for name in experiment.models:
-        means = curves.mean_curves([r for r in records if r["model"] == name])
-        ways = {way: curve for (label, _, way), curve in means.items() if label == "sepprune"}
-        factor = None
+        mine = [r for r in records if (r["model"], r["criterion"]) == (name, "sepprune")]
+        ways = {way: curve for (_, _, way), curve in curves.mean_curves(mine).items()}
+        factors, runs = None, [r for r in mine if r["recovery"] == "recovered"]
         if {"recovered", "scratch"} <= ways.keys():
-            factor = curves.sooner(ways["recovered"], ways["scratch"])
-        what = "trained on, as good as the same shape from random weights, sooner"
-        rows.append((what, name, factor, "at once", 0 if factor is None else 1))
-    for what, name, factor, endless, seeds in rows:
-        shown = "" if factor is None else endless if factor == math.inf else f"{factor:.0f} ×"
-        yield [what, name, f"{asked:g} ×", shown, str(seeds or ""), verdict(factor, asked, 0)]
+            factors = curves.sooner_twice(runs, ways["recovered"], ways["scratch"])
+        yield _times(what, name, asked, factors, len(runs) if factors else 0, "at once")
+
+
+def _times(
+    what: str,
+    name: str,
+    asked: float,
+    factors: tuple[float, float] | None,
+    seeds: int,
+    endless: str,
+) -> Row:
+    """A row of a factor, not counting the search and counting it."""
+    if factors is None:
+        return [what, name, f"{asked:g} ×", "", "", verdict(None, asked)]
+    plain, counting = (endless if f == math.inf else f"{f:.0f} ×" for f in factors)
+    measured = f"{plain} ({counting})"
+    return [what, name, f"{asked:g} ×", measured, str(seeds), verdict(factors[0], asked, 0)]
 
 
 def _speed(asked: float) -> Iterator[Row]:
