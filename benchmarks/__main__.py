@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.criteria import OptionError, criterion
 from benchmarks.harness.config import ConfigError, Experiment, find, names
 from benchmarks.kinds import KINDS
 from sepprune_tp.errors import SepPruneError
@@ -78,6 +79,11 @@ def _found(name: str) -> Experiment:
         raise ConfigError(
             f"{name}: kind {experiment.kind!r} is not one of {', '.join(sorted(KINDS))}"
         )
+    for choice in experiment.criteria:
+        try:
+            criterion(choice.name, choice.options)
+        except OptionError as error:
+            raise ConfigError(f"{name}: criterion {choice.label!r}: {error}") from error
     return experiment
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pages import blocks_of, commands_of
 
 pytest.importorskip("asteroid", reason="the benchmarks need the extra 'asteroid'")
 pytest.importorskip("matplotlib", reason="plots need the extra 'cli'")
 pytest.importorskip("typer", reason="the entry needs the extra 'cli'")
 pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
 
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,6 +23,7 @@ from benchmarks.__main__ import app
 from benchmarks.harness import config
 from benchmarks.harness.bench import NO_CHOICE, Cell
 from benchmarks.harness.config import Choice, ConfigError, Recovery, names
+from benchmarks.harness.data import FSDD
 from benchmarks.kinds import audible, script
 from benchmarks.pages import spectrograms
 
@@ -40,6 +44,53 @@ def test_list_names_every_experiment() -> None:
 def test_an_unknown_experiment_is_an_error_of_ours() -> None:
     done = entry("run", "qualities")
     assert isinstance(done.exception, ConfigError) and "quality" in str(done.exception)
+
+
+README = Path(__file__).parents[1] / "benchmarks" / "README.md"
+
+
+def own_experiment(path: Path, **changed: str) -> str:
+    """The example of benchmarks/README.md, with parts of it replaced."""
+    (example,) = blocks_of(README.read_text(), "yaml")
+    text = example.code
+    for old, new in changed.items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return str(path)
+
+
+def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
+    if not FSDD.is_dir():
+        pytest.skip(f"no speech recordings in {FSDD}")
+    done = entry("status", own_experiment(tmp_path / "longer.yaml"))
+    assert done.exit_code == 0 and "0 of 25 cells" in done.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps: 2000", "stepz: 2000", "criterion 'sepprune, 2000 steps'.*no option stepz"),
+        ("name: sepprune", "name: seprune", "no criterion is called 'seprune'"),
+        ("batch_size: 4", "batches: 4", "recoveries: recovered.*batches"),
+        ("kind: quality", "kind: qualities", "kind 'qualities' is not one of ablation"),
+    ],
+)
+def test_a_wrong_experiment_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    for command in ("run", "status"):
+        done = entry(command, own_experiment(tmp_path / "longer.yaml", **{old: new}))
+        assert isinstance(done.exception, ConfigError)
+        assert re.search(message, str(done.exception)), done.exception
+
+
+def test_the_commands_of_the_readme_parse() -> None:
+    program = typer.main.get_command(app)
+    calls = [words[2:] for _, words in commands_of(README.read_text(), "python")]
+    assert len(calls) > 6
+    for command, *rest in calls:
+        context = program.commands[command].make_context(command, rest)
+        for name in context.params.get("experiment") or ():
+            assert name in names()
 
 
 def test_a_script_is_run_and_its_page_shown(

@@ -141,7 +141,7 @@ def test_the_table_of_commands_names_them_all() -> None:
 # -- links ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "benchmarks").glob("*.md")], ids=named)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links_of(page.read_text()):
         if re.match(r"https?:|mailto:", link):
