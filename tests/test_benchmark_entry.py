@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.harness import config
-from benchmarks.harness.bench import NO_CHOICE, Cell
+from benchmarks.harness.cells import NO_CHOICE, Cell
 from benchmarks.harness.config import Choice, ConfigError, Recovery, names
 from benchmarks.harness.data import FSDD
 from benchmarks.kinds import audible, script

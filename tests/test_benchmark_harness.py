@@ -19,14 +19,17 @@ pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
 
 from benches import tiny_bench, write_recordings
 
-from benchmarks.criteria import CRITERIA, criterion
+from benchmarks.criteria import CRITERIA, UnreachableError, criterion
 from benchmarks.harness import zoo
-from benchmarks.harness.bench import Bench, Cell, decoded, encoded
-from benchmarks.harness.config import ConfigError, find, names, read
+from benchmarks.harness.bench import Bench, decoded, encoded
+from benchmarks.harness.cells import Cell
+from benchmarks.harness.config import Choice, ConfigError, find, names, read
 from benchmarks.harness.data import open_corpus
+from benchmarks.harness.estimate import expected_seconds
 from benchmarks.harness.records import Records
 from benchmarks.harness.running import run_cells
-from benchmarks.kinds import KINDS
+from benchmarks.kinds import KINDS, grid
+from benchmarks.pages import plots
 from sepprune_tp.profile import profile
 from sepprune_tp.recovery import fingerprint
 
@@ -254,6 +257,62 @@ def test_a_choice_is_taken_over_from_another_experiment(
     assert second.run(cell)["masks"] == masks
     with pytest.raises(AssertionError, match="chosen again"):  # the control: another budget
         second.run(replace(cell, budget=0.7))
+
+
+def test_what_is_out_of_reach_is_recorded_and_not_tried_again(bench: Bench) -> None:
+    choice = Choice("scale", "NormScale")
+    bench.experiment = replace(bench.experiment, criteria=(choice,), budgets=(0.01,))
+    cells = [cell for cell in bench.cells() if cell.stage != "dense"]
+    said: list[str] = []
+    assert run_cells(bench, said.append) == 0
+    assert said[1].startswith("tiny scale 1% seed 0 pruned: ")
+    records = [bench.found(cell) for cell in cells]
+    assert len(said) == 1 + len(cells) and all(record is not None for record in records)
+    for record in filter(None, records):
+        assert record["stage"] == "unreachable" and record["reason"] in said[1]
+        assert "si_sdri" not in record
+    run_cells(bench, said.append)
+    assert len(said) == 1 + len(cells)
+    with pytest.raises(UnreachableError):
+        bench.model(cells[0])
+
+
+def test_a_section_holds_what_its_configuration_asks_for(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "records_of", lambda experiment: bench.records.path)
+    monkeypatch.setattr(plots, "FOLDER", tmp_path)
+    reached, not_reached = Choice("random", "RandomImportance"), Choice("scale", "NormScale")
+    ways = {"pruned": bench.experiment.recoveries["pruned"]}
+    choices = (reached, replace(not_reached, budgets=(0.01,)))
+    bench.experiment = replace(
+        bench.experiment, criteria=choices, budgets=(0.6, 0.01), recoveries=ways
+    )
+    run_cells(bench, lambda _: None)
+    keys = ("criterion", "budget", "stage")
+    shown = {tuple(record[key] for key in keys) for record in grid.current(bench.experiment)}
+    dense = ("none", 1.0, "dense")
+    assert shown >= {dense, ("random", 0.6, "pruned")}
+    assert not any(stage == "unreachable" for _, _, stage in shown)
+    lines = grid.kind("quality").section(bench.experiment)
+    told = [line for line in lines if line.startswith("Out of reach: ")]
+    assert len(told) == 1 and "scale of tiny at 1% (" in told[0]
+    changed = replace(reached, options={"within": "local"})  # its records are of another one now
+    experiment = replace(bench.experiment, criteria=(changed,))
+    assert [record["stage"] for record in grid.current(experiment)] == ["dense"]
+
+
+def test_what_is_to_come_is_expected_to_take_as_long_as_its_like(bench: Bench) -> None:
+    ours, joint = bench.experiment.criteria
+    trained = bench.experiment.recoveries["recovered"]
+    cell = Cell(ours, 0.6, 0, trained)
+    took = {"model": "tiny", "criterion": "ours", "recovery": "recovered", "seconds": 10.0}
+    other = {**took, "model": "large", "seconds": 90.0}
+    records = [took, {**took, "seconds": 20.0}, other, {"stage": "unreachable", **cell.key}]
+    assert expected_seconds([cell, cell], "tiny", records) == 30
+    assert expected_seconds([cell], "unknown", records) == 40  # of the criterion on any model
+    assert expected_seconds([Cell(joint, 0.6, 0, trained)], "large", records) == 90
+    assert expected_seconds([cell], "tiny", []) == 0
 
 
 def test_every_criterion_has_a_name_in_an_experiment() -> None:

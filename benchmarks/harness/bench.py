@@ -13,14 +13,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.criteria import Chosen, Search, criterion
+from benchmarks.criteria import Chosen, Search, UnreachableError, criterion
 from sepprune_tp import (
     Distillation,
     GateSet,
@@ -38,42 +38,18 @@ from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.recovery import finetune, fingerprint
 
-from .config import Choice, Experiment, Recovery
+from .cells import Cell, cells_of, conditions
+from .config import Experiment
 from .data import Corpus
 from .dense import Dense, fast_global_norm
-from .records import Record, Records, environment, scores
+from .records import UNREACHABLE, Record, Records, environment, scores
 from .zoo import build
 
-__all__ = ["Bench", "Cell", "decoded", "encoded"]
+__all__ = ["Bench", "decoded", "encoded"]
 
 FIT_BATCHES, FIT_SIZE = 8, 4  # mixtures of 2 s that least squares sees
 FRESH = 1000  # seeds of untrained weights, unlike those of any dense model
 FEATURES = ["masker"]
-NO_CHOICE = Choice("none", "none")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure to measure.
-
-    Attributes:
-        choice: The criterion; ``NO_CHOICE`` of the dense model.
-        budget: Share of the MACs to keep.
-        seed: Of everything random.
-        recovery: What is done before scoring.
-    """
-
-    choice: Choice
-    budget: float
-    seed: int
-    recovery: Recovery
-
-    @property
-    def stage(self) -> str:
-        """``dense``, ``pruned`` (nothing trained) or ``recovered``."""
-        if self.choice.name == "none":
-            return "dense"
-        return "recovered" if self.recovery.steps else "pruned"
 
 
 @dataclass(eq=False)
@@ -99,20 +75,8 @@ class Bench:
     # -- cells ------------------------------------------------------------------------------------
 
     def cells(self) -> Iterator[Cell]:
-        """All cells, in an order in which a choice of channels is used by the next ones."""
-        first = self.experiment.seeds[0]
-        plain = Recovery("pruned")
-        yield Cell(NO_CHOICE, 1.0, first, plain)
-        for seed in self.experiment.seeds:
-            for choice in self.experiment.criteria:
-                if seed not in (choice.seeds or self.experiment.seeds):
-                    continue
-                names = choice.recoveries or tuple(self.experiment.recoveries)
-                ways = [self.experiment.recoveries[name] for name in names]
-                for budget in choice.budgets or self.experiment.budgets:
-                    for way in ways:
-                        if seed in (way.seeds or self.experiment.seeds):
-                            yield Cell(choice, budget, seed, way)
+        """All cells, as :func:`cells_of` orders them."""
+        return cells_of(self.experiment)
 
     def found(self, cell: Cell) -> Record | None:
         """The record of a cell that was measured under the same conditions."""
@@ -122,15 +86,18 @@ class Bench:
     def run(self, cell: Cell) -> Record:
         """Measure a cell and write its record; nothing if it is there.
 
-        Raises:
-            UnreachableError: If the criterion cannot meet the budget.
+        Where the criterion cannot meet the budget, the record says why, in ``reason``, and its
+        stage is ``unreachable``.
         """
         found = self.found(cell)
         if found:
             return found
         if cell.stage == "dense":
             return self._write(cell, self.dense.model, 0.0, {})
-        chosen, choosing = self._chosen(cell)
+        try:
+            chosen, choosing = self._chosen(cell)
+        except UnreachableError as error:
+            return self._add(cell, {"stage": UNREACHABLE, "reason": str(error)})
         began = time.monotonic()
         model, kept = self._cut(cell, chosen)
         details: Record = {"choosing_seconds": round(choosing, 1), "details": chosen.details}
@@ -151,8 +118,11 @@ class Bench:
 
         Raises:
             FileNotFoundError: If it was trained and its file is lost: run the cell again.
+            UnreachableError: If there is none.
         """
         record = self.run(cell)
+        if record["stage"] == UNREACHABLE:
+            raise UnreachableError(record["reason"])
         if cell.stage == "dense":
             return self.dense.model
         path = self._path(cell)
@@ -285,10 +255,7 @@ class Bench:
             "experiment": self.experiment.name,
             "model": self.dense.name,
             "data": self.corpus.name,
-            "criterion": cell.choice.label,
-            "budget": cell.budget,
-            "seed": cell.seed,
-            "recovery": cell.recovery.name,
+            **cell.key,
         }
 
     def _choice_identity(self, cell: Cell) -> str:
@@ -307,19 +274,8 @@ class Bench:
 
     def _identity(self, cell: Cell) -> str:
         """Of everything that a figure follows from."""
-        config = self._config(cell)
+        config = conditions(self.experiment, cell)
         return _digest({"choice": self._choice_identity(cell), **config, "criterion": None})
-
-    def _config(self, cell: Cell) -> Record:
-        """What the experiment says of a cell, beside its key."""
-        choice = {"name": cell.choice.name, "options": dict(cell.choice.options)}
-        return {
-            "criterion": {**choice, "scope": cell.choice.scope},
-            "recovery": {
-                k: v for k, v in asdict(cell.recovery).items() if k not in ("name", "seeds")
-            },
-            "test": dict(self.experiment.test),
-        }
 
     def _weights(self, cell: Cell) -> Path:
         """Where the weights of a criterion that trains them are."""
@@ -345,17 +301,26 @@ class Bench:
     ) -> Record:
         """Score a model and write its record."""
         cost = profile(model, self.dense.example)
+        return self._add(
+            cell,
+            {
+                "stage": cell.stage,
+                **self._scores(cell, model, details),
+                "params": cost.params,
+                "macs": cost.macs,
+                "macs_share": round(cost.macs / self._dense_macs, 4),
+                "seconds": round(seconds, 1),
+                "steps": cell.recovery.steps,
+                **details,
+            },
+        )
+
+    def _add(self, cell: Cell, measured: Mapping[str, Any]) -> Record:
+        """Write a record, with all that its figures follow from."""
         record = {
             **self._key(cell),
-            "stage": cell.stage,
-            **self._scores(cell, model, details),
-            "params": cost.params,
-            "macs": cost.macs,
-            "macs_share": round(cost.macs / self._dense_macs, 4),
-            "seconds": round(seconds, 1),
-            "steps": cell.recovery.steps,
-            **details,
-            "config": self._config(cell),
+            **measured,
+            "config": conditions(self.experiment, cell),
             "identity": self._identity(cell),
             "choice": self._choice_identity(cell),
             "data_sha256": self.corpus.sha256,

@@ -18,10 +18,20 @@ import torch
 from sepprune_tp.evaluate import Evaluation
 from sepprune_tp.files import make_folder, write_text
 
-__all__ = ["Record", "Records", "environment", "origin", "scores", "write_atomically"]
+__all__ = [
+    "UNREACHABLE",
+    "Record",
+    "Records",
+    "environment",
+    "origin",
+    "scores",
+    "write_atomically",
+]
 
 Record = dict[str, Any]
 KEYS = ("experiment", "model", "data", "criterion", "budget", "seed", "recovery")
+UNREACHABLE = "unreachable"
+"""Stage of a record of what a criterion could not do; it has a ``reason`` and no figures."""
 PACKAGES = ("sepprune-tp", "torch", "torch-pruning", "asteroid", "lightning", "fast-bss-eval")
 
 

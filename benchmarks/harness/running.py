@@ -8,13 +8,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.criteria import UnreachableError
-
-from .bench import Bench, Cell
+from .bench import Bench
+from .cells import Cell
 from .config import Experiment
 from .data import Corpus, open_corpus
 from .dense import FOLDER, load
-from .records import Record, Records
+from .records import UNREACHABLE, Record, Records
 
 __all__ = ["RESULTS", "WORK", "benches", "run_cells"]
 
@@ -66,10 +65,7 @@ def run_cells(
             if not mine:
                 missing += 1
                 continue
-            try:
-                say(_line(bench.run(cell)))
-            except UnreachableError as error:
-                say(f"{bench.dense.name} {cell.choice.label} {cell.budget}: {error}")
+            say(_line(bench.run(cell)))
     return missing
 
 
@@ -90,8 +86,13 @@ def _claimed(bench: Bench, cell: Cell) -> Iterator[bool]:
 
 
 def _line(record: Record) -> str:
-    return (
+    what = (
         f"{record['model']} {record['criterion']} {record['budget']:.0%} seed {record['seed']} "
-        f"{record['recovery']}: SI-SDRi {record['si_sdri']:.2f} dB, {record['macs_share']:.1%} of "
+        f"{record['recovery']}"
+    )
+    if record["stage"] == UNREACHABLE:
+        return f"{what}: {record['reason']}"
+    return (
+        f"{what}: SI-SDRi {record['si_sdri']:.2f} dB, {record['macs_share']:.1%} of "
         f"the MACs, {record['seconds']:.0f} s"
     )

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness.bench import Bench, Cell
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.cells import Cell
 from benchmarks.harness.config import Experiment, find
 from benchmarks.harness.dense import fast_global_norm
 from benchmarks.harness.records import Record, Records, environment, origin

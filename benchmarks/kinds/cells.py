@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.bench import NO_CHOICE, Bench, Cell
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.cells import NO_CHOICE, Cell
 from benchmarks.harness.config import Experiment, Recovery
 from benchmarks.harness.records import Record
 
@@ -30,9 +31,6 @@ def key_of(experiment: Experiment, bench: Bench, cell: Cell) -> Record:
         "experiment": experiment.name,
         "model": bench.dense.name,
         "data": bench.corpus.name,
-        "criterion": cell.choice.label,
-        "budget": cell.budget,
-        "seed": cell.seed,
-        "recovery": cell.recovery.name,
+        **cell.key,
         "stage": cell.stage,
     }

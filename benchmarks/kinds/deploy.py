@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness.bench import Bench, Cell
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.cells import Cell
 from benchmarks.harness.config import Experiment, find
 from benchmarks.harness.records import Record, Records, environment, origin
 from benchmarks.harness.running import benches, records_of

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.harness.bench import Cell
+from benchmarks.harness.cells import KEY, Cell, cells_of, conditions
 from benchmarks.harness.config import Experiment
-from benchmarks.harness.records import Record, Records, origin
+from benchmarks.harness.estimate import expected_seconds
+from benchmarks.harness.records import UNREACHABLE, Record, Records, origin
 from benchmarks.harness.running import benches, records_of, run_cells
 from benchmarks.pages import ablation, curves, published, quality, recovery
 
@@ -32,14 +33,24 @@ def kind(page: str) -> Kind:
         lines = PAGES[page](experiment, records)
         if not lines or page == "published":  # whose one table has a column for the machine
             return lines
-        return [*lines, "", origin(records), ""]
+        return [*lines, "", *_out_of_reach(experiment), origin(records), ""]
 
     return Kind(_run, _status, section)
 
 
 def current(experiment: Experiment) -> list[Record]:
-    """The records of an experiment, of the dense weights that were measured last."""
-    records = Records(records_of(experiment)).items
+    """What was measured of an experiment as it is configured now, its dense weights the newest."""
+    return [r for r in _asked(experiment) if r["stage"] != UNREACHABLE]
+
+
+def _asked(experiment: Experiment) -> list[Record]:
+    """The records of cells that the configuration still has, of the dense weights of the newest."""
+    asked = {tuple(c.key.values()): conditions(experiment, c) for c in cells_of(experiment)}
+    records = [
+        record
+        for record in Records(records_of(experiment)).items
+        if asked.get(tuple(record[k] for k in KEY)) == record["config"]
+    ]
     newest: dict[tuple[str, str], Record] = {}
     for record in records:
         where = (record["model"], record["data"])
@@ -53,17 +64,20 @@ def current(experiment: Experiment) -> list[Record]:
     ]
 
 
+def _out_of_reach(experiment: Experiment) -> list[str]:
+    """A sentence of what no criterion could do."""
+    found = [r for r in _asked(experiment) if r["stage"] == UNREACHABLE]
+    told = dict.fromkeys(
+        f"{r['criterion']} of {r['model']} at {r['budget']:.0%} ({r['reason']})" for r in found
+    )
+    return [f"Out of reach: {'; '.join(told)}.", ""] if told else []
+
+
 def _run(experiment: Experiment, only: Only, say: Callable[[str], None]) -> None:
     def wanted(cell: Cell) -> bool:
         if cell.stage == "dense":
             return True
-        asked = {
-            "seed": cell.seed,
-            "criterion": cell.choice.label,
-            "recovery": cell.recovery.name,
-            "budget": cell.budget,
-        }
-        return all(wants(only, key, value) for key, value in asked.items())
+        return all(wants(only, field, value) for field, value in cell.key.items())
 
     for bench in benches(experiment, only.get("model") or (), devices=only.get("devices") or 1):
         missing = run_cells(bench, say, wanted)
@@ -72,9 +86,12 @@ def _run(experiment: Experiment, only: Only, say: Callable[[str], None]) -> None
 
 
 def _status(experiment: Experiment) -> str:
-    done = whole = 0
+    done, whole, seconds = 0, 0, 0.0
     for bench in benches(experiment):
-        for cell in bench.cells():
-            whole += 1
-            done += bench.found(cell) is not None
-    return f"{done} of {whole} cells"
+        cells = list(bench.cells())
+        missing = [cell for cell in cells if bench.found(cell) is None]
+        whole += len(cells)
+        done += len(cells) - len(missing)
+        seconds += expected_seconds(missing, bench.dense.name, bench.records.items)
+    left = f", about {seconds / 60:,.0f} minutes to go in one process" if seconds else ""
+    return f"{done} of {whole} cells{left}"

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.harness.config import Experiment, find
 from benchmarks.harness.dense import description_of
 from benchmarks.pages import curves
-from benchmarks.pages.markdown import table
+from benchmarks.pages.markdown import table, times
 from benchmarks.pages.quality import Lead, lead
 from benchmarks.speed.table import against_dense
 
@@ -151,7 +151,7 @@ def _times(
     """A row of a factor, not counting the search and counting it."""
     if factors is None:
         return [what, name, f"{asked:g} ×", "", "", verdict(None, asked)]
-    plain, counting = (endless if f == math.inf else f"{f:.0f} ×" for f in factors)
+    plain, counting = (times(factor, endless) for factor in factors)
     measured = f"{plain} ({counting})"
     return [what, name, f"{asked:g} ×", measured, str(seeds), verdict(factors[0], asked, 0)]
 

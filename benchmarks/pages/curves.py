@@ -11,7 +11,7 @@ from benchmarks import criteria
 from benchmarks.harness.config import Experiment
 from benchmarks.harness.dense import description_of
 
-from .markdown import spread, table
+from .markdown import spread, table, times
 from .plots import curve_plot
 
 __all__ = [
@@ -214,7 +214,7 @@ def after_an_epoch(
         once = [run["si_sdri"] for run in runs]
         start = "reconstructed" if way.endswith("repaired") else "pruned"
         before = _levels(found, criterion, budget, start)
-        slow = dense_takes(own, runs)
+        slow = dense_takes(own, runs) or math.inf
         rows.append(
             [
                 name,
@@ -225,9 +225,9 @@ def after_an_epoch(
                 f"{statistics.fmean(before):.2f}" if before else "",
                 spread(once, len(once)),
                 f"{statistics.fmean(once) / dense['si_sdri']:.1%}",
-                "never" if slow is None else f"{slow:,}",
-                "" if slow is None else f"{slow / epoch:.0f} ×",
-                "" if slow is None else f"{slow / (epoch + searched(runs[0])):.0f} ×",
+                "never" if slow == math.inf else f"{slow:,}",
+                times(slow / epoch, ""),
+                times(slow / (epoch + searched(runs[0])), ""),
             ]
         )
     return rows
@@ -254,7 +254,7 @@ def against_scratch(name: str, found: Sequence[Record], curves: Curves) -> list[
                     f"{spread(v, len(v))} after {n:,}" if v else ""
                     for v, n in zip(ends, steps, strict=True)
                 ),
-                *("at once" if factor == math.inf else f"{factor:.0f} ×" for factor in factors),
+                *(times(factor, "at once") for factor in factors),
             ]
         )
     return rows

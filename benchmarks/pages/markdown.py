@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Collection, Sequence
 
-__all__ = ["spread", "table"]
+__all__ = ["spread", "table", "times"]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Collection[int]) -> list[str]:
@@ -29,3 +30,8 @@ def spread(values: Sequence[float], expected: int | None = None, digits: int = 2
     if len(values) == 1:
         return f"{mean}{count}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}{count}"
+
+
+def times(factor: float, endless: str) -> str:
+    """A factor, or what to say of one that is infinite."""
+    return endless if factor == math.inf else f"{factor:.0f} ×"

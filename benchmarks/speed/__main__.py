@@ -23,7 +23,7 @@ import typer
 from asteroid import models
 from torch import Tensor, nn
 
-from benchmarks.harness.bench import Cell
+from benchmarks.harness.cells import Cell
 from benchmarks.harness.config import ConfigError, find
 from benchmarks.harness.records import Records, environment, write_atomically
 from benchmarks.harness.running import benches
