@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import soundfile
 import torch
 from torch import Tensor
+
+from sepprune_tp.data import open_mixtures
+from sepprune_tp.errors import DataError
 
 RATE = 8000
 Written = list[tuple[Tensor, Tensor]]
@@ -71,3 +76,16 @@ def assert_reads(data: object, written: Written) -> None:
     for index, (mixture, sources) in enumerate(written):
         read = data[index]  # type: ignore[index]
         assert torch.equal(read[0], mixture) and torch.equal(read[1], sources)
+
+
+def opened(folder: Path, split: str = "test", **options: Any) -> Any:
+    """A split of mixtures at the rate of these trees."""
+    return open_mixtures(folder, split, sample_rate=RATE, **options)
+
+
+def error_of(folder: Path, split: str = "test", **options: Any) -> str:
+    """What opening and reading all of a split is refused with."""
+    with pytest.raises(DataError) as caught:
+        data = opened(folder, split, **options)
+        _ = [data[index] for index in range(len(data))]
+    return str(caught.value)
