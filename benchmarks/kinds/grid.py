@@ -68,7 +68,7 @@ def _out_of_reach(experiment: Experiment) -> list[str]:
     """A sentence of what no criterion could do."""
     found = [r for r in _asked(experiment) if r["stage"] == UNREACHABLE]
     told = dict.fromkeys(
-        f"{r['criterion']} of {r['model']} at {r['budget']:.0%} ({r['reason']})" for r in found
+        f"{r['criterion']} of {r['model']}, {r['reason'].partition('. ')[0]}" for r in found
     )
     return [f"Out of reach: {'; '.join(told)}.", ""] if told else []
 
