@@ -283,8 +283,9 @@ def test_a_section_holds_what_its_configuration_asks_for(
     monkeypatch.setattr(grid, "records_of", lambda experiment: bench.records.path)
     monkeypatch.setattr(plots, "FOLDER", tmp_path)
     reached, not_reached = Choice("random", "RandomImportance"), Choice("scale", "NormScale")
+    another = replace(not_reached, label="again", budgets=(0.01,))
     ways = {"pruned": bench.experiment.recoveries["pruned"]}
-    choices = (reached, replace(not_reached, budgets=(0.01,)))
+    choices = (reached, another, replace(not_reached, budgets=(0.01,)))
     bench.experiment = replace(
         bench.experiment, criteria=choices, budgets=(0.6, 0.01), recoveries=ways
     )
@@ -296,7 +297,7 @@ def test_a_section_holds_what_its_configuration_asks_for(
     assert not any(stage == "unreachable" for _, _, stage in shown)
     lines = grid.kind("quality").section(bench.experiment)
     told = [line for line in lines if line.startswith("Out of reach: ")]
-    assert len(told) == 1 and "scale of tiny, 1% of the MACs: " in told[0]
+    assert len(told) == 1 and "again, scale of tiny, 1% of the MACs: " in told[0]
     changed = replace(reached, options={"within": "local"})  # its records are of another one now
     experiment = replace(bench.experiment, criteria=(changed,))
     assert [record["stage"] for record in grid.current(experiment)] == ["dense"]

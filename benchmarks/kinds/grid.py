@@ -65,12 +65,14 @@ def _asked(experiment: Experiment) -> list[Record]:
 
 
 def _out_of_reach(experiment: Experiment) -> list[str]:
-    """A sentence of what no criterion could do."""
-    found = [r for r in _asked(experiment) if r["stage"] == UNREACHABLE]
-    told = dict.fromkeys(
-        f"{r['criterion']} of {r['model']}, {r['reason'].partition('. ')[0]}" for r in found
-    )
-    return [f"Out of reach: {'; '.join(told)}.", ""] if told else []
+    """A sentence of what criteria could not do, those of the same reason together."""
+    told: dict[tuple[str, str], dict[str, None]] = {}
+    for record in _asked(experiment):
+        if record["stage"] == UNREACHABLE:
+            why = record["model"], record["reason"].partition(". ")[0]
+            told.setdefault(why, {})[record["criterion"]] = None
+    each = [f"{', '.join(found)} of {model}, {reason}" for (model, reason), found in told.items()]
+    return [f"Out of reach: {'; '.join(each)}.", ""] if each else []
 
 
 def _run(experiment: Experiment, only: Only, say: Callable[[str], None]) -> None:
