@@ -259,7 +259,8 @@ def test_a_part_that_python_steers_is_not_recorded() -> None:
     assert not rewrite.kept and rewrite.reason == "differs"
     other = torch.randn(1, 1, 23)
     with torch.no_grad():
-        torch.testing.assert_close(fast(other), model(other))  # a recorded factor would be 40 / 23
+        # within rounding: the rewritten convolution sums in another order on some processors
+        torch.testing.assert_close(fast(other), model(other))
 
 
 def test_a_recorded_model_is_not_saved(tmp_path: Path) -> None:
