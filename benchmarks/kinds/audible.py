@@ -28,7 +28,7 @@ from sepprune_tp.losses import pit_si_sdr
 from sepprune_tp.profile import profile
 
 from .base import Kind, Only, wants
-from .cells import key_of, named_cells
+from .named import key_of, named_cells
 
 __all__ = ["KIND"]
 

@@ -23,7 +23,7 @@ from sepprune_tp.exporting.formats import Runner, read_exported
 from sepprune_tp.measure.latency import compare_latency
 
 from .base import Kind, Only
-from .cells import key_of, named_cells
+from .named import key_of, named_cells
 
 __all__ = ["KIND"]
 
