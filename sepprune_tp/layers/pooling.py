@@ -32,7 +32,7 @@ class _Standardise(torch.autograd.Function):
         sums = x.sum(-1)  # (B, G, C)
         mean = ((sums * mask).sum(2) / count)[..., None, None]
         centred = x - mean
-        squares = _dot(centred, centred)
+        squares = torch.linalg.vector_norm(centred, dim=-1).square_()
         variance = ((squares * mask).sum(2) / count)[..., None, None]
         inverse = torch.rsqrt(variance + eps)  # (B, G, 1, 1)
         ctx.save_for_backward(centred, mask, gain, sums, squares, mean, variance, inverse)
@@ -44,14 +44,15 @@ class _Standardise(torch.autograd.Function):
         frames = centred.shape[-1]
         count = (_open(mask.sum(1)) * frames)[:, None]
         through_bias = gradient.sum(-1)  # (B, G, C)
-        through_gain = _dot(gradient, centred) * inverse.squeeze(-1)
+        product = gradient * centred  # its memory then holds grad_x
+        through_gain = product.sum(-1) * inverse.squeeze(-1)
         by_mean = -(through_bias * gain).sum(2, keepdim=True) * inverse.squeeze(-1)
         by_variance = (through_gain * gain).sum(2, keepdim=True) * inverse.squeeze(-1) ** 2 * -0.5
         grad_x = grad_mask = grad_gain = grad_bias = None
         if ctx.needs_input_grad[0]:
             share = mask / count
             grad_x = torch.addcmul(
-                (by_mean * share)[..., None], gradient, inverse * gain[..., None]
+                (by_mean * share)[..., None], gradient, inverse * gain[..., None], out=product
             ).addcmul_(centred, (2 * by_variance * share)[..., None])
         if ctx.needs_input_grad[1]:
             moved = sums - frames * mean.squeeze(-1)
@@ -67,12 +68,6 @@ class _Standardise(torch.autograd.Function):
 def _open(count: Tensor) -> Tensor:
     """Numbers of open channels to divide by; 1 where a sample closed all of them."""
     return torch.where(count > 0, count, 1)
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Sum of products over the last axis, without an activation-sized product."""
-    rows = (one.reshape(-1, 1, one.shape[-1]), other.reshape(-1, other.shape[-1], 1))
-    return torch.bmm(*rows).view(one.shape[:-1])
 
 
 def pooled_group_norm(

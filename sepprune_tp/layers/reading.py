@@ -33,11 +33,11 @@ class _Convolution(torch.autograd.Function):
             gradient, x, weight, None, *ctx.options, [True, False, False]
         )
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        by_channel = torch.bmm(
-            read.reshape(-1, 1, read[0, 0].numel()), x.reshape(-1, x[0, 0].numel(), 1)
-        )
-        grad_mask = by_channel.view(x.shape[:2]).sum(0)
-        grad_x = read * mask.view(shape) if ctx.needs_input_grad[0] else None
+        product = read * x  # its memory then holds grad_x
+        grad_mask = product.flatten(2).sum(-1).sum(0)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.mul(read, mask.view(shape), out=product)
         return grad_x, grad_mask, None, None, None
 
 
