@@ -100,6 +100,8 @@ def lines() -> list[str]:
         f"{name} ({one['params'] / 1e3:.0f} k parameters) {one['si_sdri']:.1f}"
         for name, one in zip(experiment.models, dense, strict=True)
     )
+    shown = [*(run for run in runs if run["budget"] in BUDGETS), search, graph]
+    machines = "; ".join(sorted({str(record["machine"]) for record in shown}))
     return [
         f"SI-SDRi in dB on mixtures of real speech (FSDD, speaker-dependent). Dense: {whole}. "
         f"Pruned on one graph; {experiment.recoveries['recovered'].steps} steps of training where "
@@ -117,7 +119,7 @@ def lines() -> list[str]:
         f"weights (Conv-TasNet, {search['params'] / 1e6:.2f} M parameters); its channel graph "
         f"takes {graph['graph_seconds']:.1f} s.",
         "",
-        f"{runs[0]['machine']}. [All tables and plots](benchmarks/RESULTS.md), which targets are "
+        f"{machines}. [All tables and plots](benchmarks/RESULTS.md), which targets are "
         "met and which are missed first; [what they do not show](benchmarks/LIMITS.md).",
     ]
 
