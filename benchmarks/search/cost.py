@@ -32,12 +32,13 @@ KEYS = ("experiment", "model")
 SEARCHES = {"search_cost": "A step", "search_cost_lookahead": "A step that looks ahead"}
 
 
-def graph_cost() -> dict[str, float]:
+def graph_cost(threads: int = 1) -> dict[str, float]:
     """Seconds and extra peak MB of the graph of a default-size Conv-TasNet on 1 s at 16 kHz.
 
     Linux only: the kernel's record of the peak is reset first, so that what the imports took does
     not hide it.
     """
+    torch.set_num_threads(threads)
     model, x = ConvTasNet(2), torch.randn(1, 16000)
     Path("/proc/self/clear_refs").write_text("5")
     before = _memory("VmRSS")
@@ -119,10 +120,10 @@ def graph(
     threads: Annotated[int, typer.Option(help="Threads.")] = 1,
 ) -> None:
     """Measure the channel graph, each time in a process of its own."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads)  # of this process too, whose number the record states
     code = (
-        "import json, torch; from benchmarks.search import cost; "
-        f"torch.set_num_threads({threads}); print(json.dumps(cost.graph_cost()))"
+        "import json; from benchmarks.search import cost; "
+        f"print(json.dumps(cost.graph_cost({threads})))"
     )
     found: list[dict[str, float]] = []
     for _ in range(rounds):
