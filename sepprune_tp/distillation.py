@@ -49,8 +49,10 @@ class Distillation:
     before the model runs. In a loop of your own, do the same.
 
     The sum of ``task_weight * task(estimates, sources)``, ``waveform`` times the negative SI-SDR of
-    the estimates with the teacher's for reference, up to 30 dB, and for each named layer its weight
-    times the error of its output relative to that of the teacher's layer, down to -30 dB.
+    the estimates with the teacher's for reference, up to 30 dB, and for each compared layer its
+    weight times the error of its output relative to that of the teacher's, down to -30 dB. Layers
+    are named in ``features``, or they are those that pruning took inputs from (``layers``): a step
+    then says of each what it should have given, not only what came out in the end.
 
     Example:
         >>> import torch
@@ -76,6 +78,7 @@ class Distillation:
         task_weight: float = 1.0,
         waveform: float = 1.0,
         features: Mapping[str, float] | Iterable[str] = (),
+        layers: float = 0.0,
         kept: KeptChannels | GateSet | None = None,
         align: bool = False,
         cache: int = 0,
@@ -89,6 +92,8 @@ class Distillation:
             task_weight: Of the task; 0 leaves the sources out.
             waveform: Weight of the comparison of estimates.
             features: Names of layers whose outputs are compared, with their weights or 1 each.
+            layers: Weight, shared evenly, of all layers that had lost inputs when the loss was
+                first used; ``kept`` has to say which. For :func:`~sepprune_tp.recovery.finetune`.
             kept: For layers whose channels are pruned or gated: which ones are left, or the gates:
                 a channel then counts as much as its gate is open.
             align: Compare under the best permutation of the sources rather than in the teacher's
@@ -97,29 +102,43 @@ class Distillation:
                 through several times.
 
         Raises:
-            InputError: If nothing is weighted, or a weight is negative.
+            InputError: If nothing is weighted, a weight is negative, or ``layers`` comes without
+                a teacher and ``KeptChannels``.
         """
         names = features if isinstance(features, Mapping) else dict.fromkeys(features, 1.0)
-        weights = [task_weight, waveform, *names.values()]
+        weights = [task_weight, waveform, layers, *names.values()]
         if min(weights) < 0 or not any(weights):
             raise InputError(
-                f"Distillation got the weights {weights} (task, waveform, features); none may be "
-                "negative and one has to be above 0."
+                f"Distillation got the weights {weights} (task, waveform, layers, features); none "
+                "may be negative and one has to be above 0."
+            )
+        if layers and (teacher is None or not isinstance(kept, KeptChannels)):
+            raise InputError(
+                f"layers={layers} compares the layers that lost inputs with the dense model's: "
+                "give it as teacher, and kept=KeptChannels(model), made before the model was "
+                "pruned. In a search, name layers in features instead."
             )
         self.teacher = None if teacher is None else unwrapped(teacher)
         self.task, self.task_weight, self.waveform = task, float(task_weight), float(waveform)
         self.features = {name: float(weight) for name, weight in names.items()}
-        self.align = align
+        self.layers, self.align = float(layers), align
         self._kept, self._cache_size = kept, cache
         self._cache: OrderedDict[int, _Target] = OrderedDict()
         self._target: _Target | None = None
+        self._compared: dict[str, float] | None = None if layers else self.features
         self._seen: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
 
     def identity(self) -> str:
         """Changes with the weights, the teacher and the task."""
         teacher = "" if self.teacher is None else fingerprint(self.teacher)[:16]
-        told = (self.task_weight, self.waveform, sorted(self.features.items()), self.align)
+        told = (
+            self.task_weight,
+            self.waveform,
+            sorted(self.features.items()),
+            self.layers,
+            self.align,
+        )
         return f"Distillation of {teacher or 'itself'} {told}, {loss_identity(self.task)}"
 
     def check_training(self, compiled: bool) -> None:
@@ -137,10 +156,11 @@ class Distillation:
                 "Distillation without a teacher compares a gated model with itself, all gates "
                 "open. To fine-tune, give the dense model: Distillation(dense)."
             )
-        if compiled and self.features:
+        if compiled and (self.features or self.layers):
+            named = ", ".join(self.features) or "those that lost inputs"
             raise InputError(
-                "compile=True hides the outputs of layers that Distillation compares "
-                f"({', '.join(self.features)}). Use compile=False, or leave features out."
+                f"compile=True hides the outputs of layers that Distillation compares ({named}). "
+                "Use compile=False, or leave features and layers out."
             )
 
     def begin(self, mixture: Tensor, model: nn.Module) -> None:
@@ -151,14 +171,17 @@ class Distillation:
             model: The student; without a teacher also the teacher, as it is at this moment.
 
         Raises:
-            InputError: If a named layer is missing.
+            InputError: If a named layer is missing, or no layer lost inputs where such are to be
+                compared.
         """
         self._stop()
         model = unwrapped(model)
+        if self._compared is None:
+            self._compared = self.features | self._shares()
         self._target = self._targets(mixture, model if self.teacher is None else self.teacher)
         layers = self._named(model)
         self._seen = {}
-        for name in self.features:
+        for name in self._compared:
             self._hooks.append(layers[name].register_forward_hook(_Keep(name, self._seen)))
 
     def __call__(self, estimates: Tensor, sources: Tensor) -> Tensor:
@@ -186,7 +209,7 @@ class Distillation:
             if self.align:
                 estimates = best_permutation(estimates, wanted)
             total = total + self.waveform * _bounded(estimates, wanted)
-        for name, weight in self.features.items():
+        for name, weight in (self._compared or {}).items():
             if name not in seen:
                 raise InputError(f"the layer '{name}' did not run, so it cannot be compared")
             pair = self._opened(name, seen[name], target.features[name])
@@ -202,7 +225,7 @@ class Distillation:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(eval_mode(teacher))
-            for name in self.features:
+            for name in self._compared or ():
                 hook = layers[name].register_forward_hook(_Keep(name, found))
                 stack.callback(hook.remove)
             parameter = next(teacher.parameters())
@@ -216,6 +239,25 @@ class Distillation:
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         return target
+
+    def _shares(self) -> dict[str, float]:
+        """The layers that lost inputs and are not named, with an even share of their weight."""
+        assert self.teacher is not None and isinstance(self._kept, KeptChannels)
+        lost = []
+        for name, layer in named_layers(self.teacher):
+            rule = rule_of(layer)
+            if rule is None or rule.relation != "maps" or name in self.features:
+                continue
+            count = rule.n_in(layer)
+            if self._kept.inputs(name, count).numel() < count:
+                lost.append(name)
+        if not lost:
+            raise InputError(
+                f"layers={self.layers} compares nothing: no layer of {type(self.teacher).__name__} "
+                "lost inputs (beside those named in features). Make KeptChannels of the model "
+                "before it is pruned, and use the loss after."
+            )
+        return {name: self.layers / len(lost) for name in lost}
 
     def _left(self, name: str, layer: nn.Module, y: Tensor) -> Tensor:
         """The channels of a teacher's layer that the student has too."""
@@ -246,8 +288,8 @@ class Distillation:
         return seen * factors, wanted * factors
 
     def _named(self, model: nn.Module) -> dict[str, nn.Module]:
-        layers = dict(named_layers(model)) if self.features else {}
-        if missing := [name for name in self.features if name not in layers]:
+        layers = dict(named_layers(model)) if self._compared else {}
+        if missing := [name for name in self._compared or () if name not in layers]:
             raise InputError(
                 f"{type(model).__name__} has no layer called {', '.join(missing)}. "
                 "model.named_modules() lists them, 'masker' is one in Asteroid's separators."

@@ -50,6 +50,7 @@ __all__ = ["Bench", "decoded", "encoded"]
 FIT_BATCHES, FIT_SIZE = 8, 4  # mixtures of 2 s that least squares sees
 FRESH = 1000  # seeds of untrained weights, unlike those of any dense model
 FEATURES = ["masker"]
+LAYERS = 4.0  # weight of the layers that lost inputs; that of the task and of the estimates is 1
 
 
 @dataclass(eq=False)
@@ -191,6 +192,8 @@ class Bench:
             recalibrate(model, fit, teacher, kept)
         elif first == "all":
             reconstruct(model, teacher, fit, kept, parts=("mixing", "depthwise", "norm"))
+        elif first == "least squares, all positions":
+            reconstruct(model, teacher, fit, kept, samples=1 << 20)
         else:
             inputs = "dense" if first == "dense inputs" else "pruned"
             reconstruct(model, teacher, fit, kept, inputs=inputs)
@@ -201,6 +204,8 @@ class Bench:
         teacher = copy.deepcopy(self.dense.model)
         if name == "waveform":
             return Distillation(teacher, task_weight=0.0)
+        if name == "layers":
+            return Distillation(teacher, layers=LAYERS, kept=kept)
         return Distillation(teacher, features=FEATURES if name == "features" else [], kept=kept)
 
     def _train(self, cell: Cell, model: nn.Module, kept: KeptChannels) -> Record:

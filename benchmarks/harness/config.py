@@ -15,8 +15,8 @@ from sepprune_tp.files.extent import is_bounded, short
 __all__ = ["FOLDER", "Choice", "ConfigError", "Experiment", "Recovery", "find", "names", "read"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-LOSSES = ("task", "waveform", "both", "features")
-FIRST = ("", "norms", "dense inputs", "least squares", "all")
+LOSSES = ("task", "waveform", "both", "features", "layers")
+FIRST = ("", "norms", "dense inputs", "least squares", "least squares, all positions", "all")
 
 T = TypeVar("T")
 
@@ -55,11 +55,13 @@ class Recovery:
     Attributes:
         name: In records and tables.
         first: What happens before training: ``""``, ``norms`` (statistics matched), ``least
-            squares`` (the layers that lost inputs refitted to the dense model's), ``dense inputs``
-            (the same on the dense layers' inputs), ``all`` (norms and depthwise layers as well).
+            squares`` (the layers that lost inputs refitted to the dense model's), ``least squares,
+            all positions`` (on every frame of the mixtures rather than a sample), ``dense inputs``
+            (on the dense layers' inputs), ``all`` (norms and depthwise layers as well).
         fresh: New weights: the pruned shape from scratch.
-        loss: ``task``, ``waveform`` (the dense model's estimates), ``both``, or ``features`` (both,
-            and the dense model's masks).
+        loss: ``task``, ``waveform`` (the dense model's estimates), ``both``, ``features`` (both,
+            and the dense model's masks), or ``layers`` (both, and the dense model's layers where
+            inputs were lost).
         steps: Of training; 0: none.
         lr: Learning rate at the start.
         batch_size: Mixtures in a step.
