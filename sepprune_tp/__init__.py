@@ -21,6 +21,7 @@ if not _is_put_off():
     from .gates import GateSet
     from .gates import register_resource as _register_resource
     from .graph import ChannelGraph, channel_graph
+    from .graph.kept import KeptChannels
     from .importance import SepPruneImportance
     from .inference import optimize_for_inference
     from .measure.memory import MemoryResource as _MemoryResource
@@ -42,6 +43,7 @@ __all__ = [
     "ChannelGraph",
     "Distillation",
     "GateSet",
+    "KeptChannels",
     "SearchResult",
     "SepPruneError",
     "SepPruneImportance",

@@ -24,7 +24,7 @@ from .gates import GateSet
 from .graph.kept import KeptChannels
 from .identity import fingerprint, loss_identity
 from .layers import rule_of
-from .layers.composite import named_layers
+from .layers.composite import named_layers, run_by_parts
 from .losses import best_permutation, pit_neg_si_sdr
 
 __all__ = ["Distillation", "announce", "task_of"]
@@ -127,7 +127,7 @@ class Distillation:
         self._target: _Target | None = None
         self._compared: dict[str, float] | None = None if layers else self.features
         self._seen: dict[str, Tensor] = {}
-        self._hooks: list[Any] = []
+        self._listening = ExitStack()
 
     def identity(self) -> str:
         """Changes with the weights, the teacher and the task."""
@@ -181,8 +181,11 @@ class Distillation:
         self._target = self._targets(mixture, model if self.teacher is None else self.teacher)
         layers = self._named(model)
         self._seen = {}
+        if self._compared and not isinstance(self._kept, GateSet):  # gates do so themselves
+            self._listening.enter_context(run_by_parts(model.modules()))
         for name in self._compared:
-            self._hooks.append(layers[name].register_forward_hook(_Keep(name, self._seen)))
+            hook = layers[name].register_forward_hook(_Keep(name, self._seen))
+            self._listening.callback(hook.remove)
 
     def __call__(self, estimates: Tensor, sources: Tensor) -> Tensor:
         """The weighted sum, in dB; lower is better.
@@ -225,6 +228,8 @@ class Distillation:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(eval_mode(teacher))
+            if self._compared:
+                stack.enter_context(run_by_parts(teacher.modules()))
             for name in self._compared or ():
                 hook = layers[name].register_forward_hook(_Keep(name, found))
                 stack.callback(hook.remove)
@@ -297,9 +302,8 @@ class Distillation:
         return layers
 
     def _stop(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._target = [], None
+        self._listening.close()
+        self._target = None
 
 
 class _Keep:

@@ -64,7 +64,7 @@ def record(criterion: str, seed: int, per_mixture: list[float], **changed: Any) 
         "date": "2026-01-02",
         "config": {
             "criterion": {"name": criterion, "options": {}},
-            "recovery": {"batch_size": 4},
+            "recovery": {"batch_size": 4, "first": ""},
         },
         **changed,
     }
@@ -163,10 +163,17 @@ def test_curves_say_how_much_sooner() -> None:
         return [{"step": step, "si_sdr": value} for step, value in points]
 
     both = {"stage": "recovered"}
+    fitted: Record = {
+        "config": {
+            "criterion": {"name": "sepprune", "options": {}},
+            "recovery": {"batch_size": 4, "first": "least squares"},
+        }
+    }
     records = [
         record("none", 0, [8.0, 8.0]),
-        record("sepprune", 0, [4.0, 4.0], recovery="reconstructed"),
-        record("sepprune", 0, [6.0, 6.0], recovery="one epoch, repaired", **both,
+        record("sepprune", 0, [2.0, 2.0]),
+        record("sepprune", 0, [4.0, 4.0], recovery="reconstructed", **fitted),
+        record("sepprune", 0, [6.0, 6.0], recovery="one epoch, repaired", **both, **fitted,
                validation_si_sdr=5.0),
         record("sepprune", 0, [7.0, 7.0], recovery="recovered", **both,
                history=history((0, 4.0), (10, 6.0), (20, 7.0))),

@@ -189,6 +189,15 @@ def _levels(records: Sequence[Record], *key: Any) -> list[float]:
     return [record["si_sdri"] for record in _of(records, *key)]
 
 
+def _begun_as(run: Record, found: Sequence[Record]) -> list[Record]:
+    """Records of what a trained model was before its training, one a seed."""
+    first = run["config"]["recovery"]["first"]
+    alike = [r for r in found if (r["criterion"], r["budget"]) == (run["criterion"], run["budget"])]
+    return [
+        r for r in alike if r["stage"] == "pruned" and r["config"]["recovery"]["first"] == first
+    ]
+
+
 def after_an_epoch(
     name: str,
     dense: Record,
@@ -212,8 +221,7 @@ def after_an_epoch(
             continue
         runs = _of(found, criterion, budget, way)
         once = [run["si_sdri"] for run in runs]
-        start = "reconstructed" if way.endswith("repaired") else "pruned"
-        before = _levels(found, criterion, budget, start)
+        before = [r["si_sdri"] for r in _begun_as(runs[0], found)]
         slow = dense_takes(own, runs) or math.inf
         rows.append(
             [
