@@ -181,7 +181,7 @@ class Distillation:
         self._target = self._targets(mixture, model if self.teacher is None else self.teacher)
         layers = self._named(model)
         self._seen = {}
-        if self._compared and not isinstance(self._kept, GateSet):  # gates do so themselves
+        if self._compared:
             self._listening.enter_context(run_by_parts(model.modules()))
         for name in self._compared:
             hook = layers[name].register_forward_hook(_Keep(name, self._seen))

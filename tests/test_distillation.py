@@ -156,6 +156,33 @@ class TestSearch:
         assert masks.keys() == by_copy.keys()
         assert not any(m._forward_hooks for m in model.modules())
 
+    @pytest.mark.parametrize("of_gates", [True, False])
+    @pytest.mark.parametrize("own", [True, False])
+    def test_parts_of_attention_are_compared(self, of_gates: bool, own: bool) -> None:
+        name, query = "DPTNet", "masker.layers.0.1.mha.query"
+        model = randomised(SEPARATORS[name], 0, torch.float32)
+        gates = GateSet(model, example(name))
+        gates.load_masks(keep_by(gates, "half"))
+        pairs = [(example(name, 2), mixture(2, 2, 400))]
+        teacher = copy.deepcopy(model) if own else None
+        loss = Distillation(
+            teacher,
+            task_weight=0.0,
+            waveform=0.0,
+            features=[query],
+            kept=gates if of_gates else None,
+        )
+        assert taken(loss, model, *pairs[0]).item() == pytest.approx(-30, abs=0.01)
+        loss.begin(pairs[0][0], model)
+        with gates:
+            estimates = model(pairs[0][0])
+        assert loss(estimates, pairs[0][1]).item() > -20, "closed channels"
+        options: dict[str, Any] = {"budget": Budget(macs=0.6), "steps": 20, "progress": False}
+        result = learn_gates(gates, pairs, loss, **options)
+        assert result.history[0]["loss"] == pytest.approx(-30, abs=0.1), "all gates open"
+        assert torch.backends.mha.get_fastpath_enabled()
+        assert not any("forward" in vars(module) for module in model.modules())
+
     def test_closed_channels_do_not_count(self) -> None:
         gates = GateSet(dense(), example(NAME))
         x, sources = some_batches()[0]
