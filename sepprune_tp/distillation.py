@@ -125,7 +125,7 @@ class Distillation:
         self._kept, self._cache_size = kept, cache
         self._cache: OrderedDict[int, _Target] = OrderedDict()
         self._target: _Target | None = None
-        self._compared: dict[str, float] | None = None if layers else self.features
+        self._compared = self.features  # and those that lost inputs, once they are known
         self._seen: dict[str, Tensor] = {}
         self._listening = ExitStack()
 
@@ -176,16 +176,11 @@ class Distillation:
         """
         self._stop()
         model = unwrapped(model)
-        if self._compared is None:
+        if self.layers and self._compared is self.features:
             self._compared = self.features | self._shares()
         self._target = self._targets(mixture, model if self.teacher is None else self.teacher)
-        layers = self._named(model)
         self._seen = {}
-        if self._compared:
-            self._listening.enter_context(run_by_parts(model.modules()))
-        for name in self._compared:
-            hook = layers[name].register_forward_hook(_Keep(name, self._seen))
-            self._listening.callback(hook.remove)
+        self._listen(self._named(model), self._seen, self._listening)
 
     def __call__(self, estimates: Tensor, sources: Tensor) -> Tensor:
         """The weighted sum, in dB; lower is better.
@@ -212,7 +207,7 @@ class Distillation:
             if self.align:
                 estimates = best_permutation(estimates, wanted)
             total = total + self.waveform * _bounded(estimates, wanted)
-        for name, weight in (self._compared or {}).items():
+        for name, weight in self._compared.items():
             if name not in seen:
                 raise InputError(f"the layer '{name}' did not run, so it cannot be compared")
             pair = self._opened(name, seen[name], target.features[name])
@@ -228,11 +223,7 @@ class Distillation:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(eval_mode(teacher))
-            if self._compared:
-                stack.enter_context(run_by_parts(teacher.modules()))
-            for name in self._compared or ():
-                hook = layers[name].register_forward_hook(_Keep(name, found))
-                stack.callback(hook.remove)
+            self._listen(layers, found, stack)
             parameter = next(teacher.parameters())
             if parameter.device != mixture.device:
                 teacher.to(mixture.device)
@@ -244,6 +235,18 @@ class Distillation:
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         return target
+
+    def _listen(
+        self, layers: Mapping[str, nn.Module], into: dict[str, Tensor], stack: ExitStack
+    ) -> None:
+        """Keep what the compared layers give until the stack is closed."""
+        if not self._compared:
+            return
+        parents = (name.rpartition(".")[0] for name in self._compared)
+        hosts = {layers[name]: None for name in parents if name in layers}
+        stack.enter_context(run_by_parts(hosts))  # others keep their own, faster forward
+        for name in self._compared:
+            stack.callback(layers[name].register_forward_hook(_Keep(name, into)).remove)
 
     def _shares(self) -> dict[str, float]:
         """The layers that lost inputs and are not named, with an even share of their weight."""
@@ -294,7 +297,7 @@ class Distillation:
 
     def _named(self, model: nn.Module) -> dict[str, nn.Module]:
         layers = dict(named_layers(model)) if self._compared else {}
-        if missing := [name for name in self._compared or () if name not in layers]:
+        if missing := [name for name in self._compared if name not in layers]:
             raise InputError(
                 f"{type(model).__name__} has no layer called {', '.join(missing)}. "
                 "model.named_modules() lists them, 'masker' is one in Asteroid's separators."

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sepprune_tp.gates import GateSet
+from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.pruner import SepPrunePruner
 
@@ -67,6 +68,18 @@ def pruned_copy(gates: GateSet, example: Tensor) -> nn.Module:
     model = copy.deepcopy(gates.model)
     SepPrunePruner(model, example, SepPruneImportance(gates)).step()
     return model
+
+
+def pruned_with_kept(
+    name: str, rule: str = "half", dtype: torch.dtype = torch.float64
+) -> tuple[nn.Module, nn.Module, KeptChannels]:
+    """A dense model, a copy with channels cut, and which ones it kept."""
+    gates = gated(name, "separator" if name in SEPARATORS else "all", dtype)
+    gates.load_masks(keep_by(gates, rule))
+    pruned = copy.deepcopy(gates.model)
+    kept = KeptChannels(pruned)
+    SepPrunePruner(pruned, example(name, dtype=dtype), SepPruneImportance(gates)).step()
+    return gates.model, pruned, kept
 
 
 def oddly_pruned(name: str, scope: str = "all") -> Any:

@@ -23,7 +23,7 @@ from benchmarks.criteria import CRITERIA, UnreachableError, criterion
 from benchmarks.harness import zoo
 from benchmarks.harness.bench import Bench, decoded, encoded
 from benchmarks.harness.cells import Cell
-from benchmarks.harness.config import Choice, ConfigError, find, names, read
+from benchmarks.harness.config import FIRST, LOSSES, Choice, ConfigError, find, names, read
 from benchmarks.harness.data import open_corpus
 from benchmarks.harness.estimate import expected_seconds
 from benchmarks.harness.records import Records
@@ -223,6 +223,18 @@ def test_scratch_begins_elsewhere_and_joint_training_moves_the_weights(bench: Be
     assert shares(cells["ours", "pruned"])
     assert not shares(cells["ours", "scratch"]) and not shares(cells["joint", "pruned"])
     assert fingerprint(bench.dense.model) == dense
+
+
+def test_every_way_to_recover_gives_another_model(bench: Bench) -> None:
+    cell = next(c for c in bench.cells() if (c.choice.label, c.stage) == ("ours", "recovered"))
+    ways = [replace(cell.recovery, first=first, loss="task", steps=0) for first in FIRST]
+    ways += [replace(cell.recovery, loss=loss) for loss in LOSSES]
+    found = set()
+    for way in ways:
+        one = replace(cell, recovery=replace(way, name=f"{way.first}, {way.loss}, {way.steps}"))
+        bench.run(one)
+        found.add(fingerprint(bench.model(one)))
+    assert len(found) == len(ways)
 
 
 @pytest.mark.parametrize("changed", ["options", "recovery", "test"])

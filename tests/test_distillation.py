@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 import torch
 from architectures import SEPARATORS, randomised
-from laws import example, gated, keep_by, mixture
+from laws import example, keep_by, mixture, pruned_with_kept
 from torch import Tensor, nn
 
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError
 from sepprune_tp.gates import GateSet
-from sepprune_tp.graph.kept import KeptChannels
-from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.losses import pit_neg_si_sdr
-from sepprune_tp.pruner import SepPrunePruner
 from sepprune_tp.search import Budget, learn_gates
 
 NAME = "ConvTasNet-gLN"
@@ -107,22 +104,18 @@ class TestLoss:
             assert first == second and len(calls) == runs
 
     def test_kept_channels_of_a_pruned_layer(self) -> None:
-        gates = gated(NAME, "separator")
-        gates.load_masks(keep_by(gates, "half"))
-        student = copy.deepcopy(gates.model)
-        kept = KeptChannels(student)
-        SepPrunePruner(student, example(NAME), SepPruneImportance(gates)).step()
+        model, student, kept = pruned_with_kept(NAME, dtype=torch.float32)
         x, sources = some_batches()[0]
         only = {"task_weight": 0.0, "waveform": 0.0, "features": [BLOCK]}
-        loss = Distillation(gates.model, **only, kept=kept)  # type: ignore[arg-type]
+        loss = Distillation(model, **only, kept=kept)  # type: ignore[arg-type]
         value = taken(loss, student, x, sources)
         loss.begin(x, student)
         assert loss._target is not None
         one, other = loss._target.features[BLOCK], student.get_submodule(BLOCK)
-        assert one.shape[1] == other.out_channels < gates.model.get_submodule(BLOCK).out_channels
+        assert one.shape[1] == other.out_channels < model.get_submodule(BLOCK).out_channels
         assert -30 <= value.item() < 10
         with pytest.raises(InputError, match="give kept=KeptChannels"):
-            taken(Distillation(gates.model, **only), student, x, sources)  # type: ignore[arg-type]
+            taken(Distillation(model, **only), student, x, sources)  # type: ignore[arg-type]
 
     def test_refuses_what_cannot_be(self) -> None:
         model = dense()

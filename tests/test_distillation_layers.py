@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from architectures import SEPARATORS, randomised
-from laws import example, gated, keep_by, mixture
+from laws import example, mixture, pruned_with_kept
 from torch import Tensor, nn
 
 from sepprune_tp.distillation import Distillation
 from sepprune_tp.errors import InputError
 from sepprune_tp.gates import GateSet
 from sepprune_tp.graph.kept import KeptChannels
-from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.layers import rule_of
 from sepprune_tp.layers.composite import named_layers
-from sepprune_tp.pruner import SepPrunePruner
 
 NAME = "ConvTasNet-gLN"
 ONLY = {"task_weight": 0.0, "waveform": 0.0}
 
 
 def pruned(name: str) -> tuple[nn.Module, nn.Module, KeptChannels]:
-    """A dense model, a copy with half of its channels cut, and which ones it kept."""
-    gates = gated(name, "separator")
-    gates.load_masks(keep_by(gates, "half"))
-    student = copy.deepcopy(gates.model)
-    kept = KeptChannels(student)
-    SepPrunePruner(student, example(name), SepPruneImportance(gates)).step()
-    return gates.model, student, kept
+    return pruned_with_kept(name, dtype=torch.float32)
 
 
 def read_less(dense: nn.Module, student: nn.Module) -> set[str]:
@@ -72,6 +62,17 @@ def test_layers_that_read_less_are_taught(name: str) -> None:
     assert held and torch.backends.mha.get_fastpath_enabled()
     hosts = (m for net in (dense, student) for m in net.modules())
     assert not any(m._forward_hooks or "forward" in vars(m) for m in hosts)
+
+
+def test_only_hosts_of_compared_parts_run_part_by_part() -> None:
+    model = randomised(SEPARATORS["DPTNet"], 0, torch.float32)
+    host = "masker.layers.0.1.mha"
+    for names, slower in ((["masker", "encoder"], set()), ([f"{host}.query"], {host})):
+        loss = Distillation(model, **ONLY, features=names)  # type: ignore[arg-type]
+        loss.begin(example("DPTNet"), model)
+        found = {name for name, module in model.named_modules() if "forward" in vars(module)}
+        estimates = model(example("DPTNet"))
+        assert loss(estimates, estimates) < -29 and found == slower
 
 
 def test_what_is_named_keeps_its_weight() -> None:

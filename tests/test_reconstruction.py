@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch_pruning as tp
 from architectures import PLAIN, SEPARATORS, randomised
-from laws import example, far, gated, keep_by, mixture
+from laws import example, far, mixture, pruned_with_kept
 from torch import Tensor, nn
 
 from sepprune_tp.errors import InputError
@@ -27,16 +27,6 @@ from sepprune_tp.recovery.reconstruction import (
 )
 
 DOUBLE = torch.float64
-
-
-def pruned_with_kept(name: str, rule: str = "half") -> tuple[nn.Module, nn.Module, KeptChannels]:
-    """A dense model in float64, a copy with channels cut, and which ones it kept."""
-    gates = gated(name, "separator" if name in SEPARATORS else "all", DOUBLE)
-    gates.load_masks(keep_by(gates, rule))
-    pruned = copy.deepcopy(gates.model)
-    kept = KeptChannels(pruned)
-    SepPrunePruner(pruned, example(name, dtype=DOUBLE), SepPruneImportance(gates)).step()
-    return gates.model, pruned, kept
 
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
