@@ -132,6 +132,8 @@ def main() -> int:
     _, _, tail = rest.partition(END)
     new = f"{head}{BEGIN}\n" + "\n".join(lines()) + f"\n{END}{tail}"
     if "--check" in sys.argv[1:]:
+        if new != text:
+            print("README.md is not what its records say: run scripts/readme_results.py")
         return int(new != text)
     temporary = readme.with_suffix(".tmp")
     temporary.write_text(new)
