@@ -9,8 +9,8 @@ Letters: B batch, S sources, T time. All terms are in dB, so that weights compar
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from .layers import rule_of
 from .layers.composite import named_layers, run_by_parts
 from .losses import best_permutation, pit_neg_si_sdr
 
-__all__ = ["Distillation", "announce", "task_of"]
+__all__ = ["Distillation", "announce", "dismissed", "task_of"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _FLOOR = 1e-3  # of an error relative to its target: 30 dB are as good as equal
@@ -46,7 +46,7 @@ class Distillation:
     """A loss ``(estimates, sources) -> scalar`` that also compares a model with its teacher.
 
     ``learn_gates`` and ``finetune`` take it as ``loss=``; they call :meth:`begin` with each mixture
-    before the model runs. In a loop of your own, do the same.
+    before the model runs. In a loop of your own, do the same, and :meth:`end` if the model failed.
 
     The sum of ``task_weight * task(estimates, sources)``, ``waveform`` times the negative SI-SDR of
     the estimates with the teacher's for reference, up to 30 dB, and for each compared layer its
@@ -174,7 +174,7 @@ class Distillation:
             InputError: If a named layer is missing, or no layer lost inputs where such are to be
                 compared.
         """
-        self._stop()
+        self.end()
         model = unwrapped(model)
         if self.layers and self._compared is self.features:
             self._compared = self.features | self._shares()
@@ -193,7 +193,7 @@ class Distillation:
             InputError: If :meth:`begin` was not called before.
         """
         target, seen = self._target, self._seen
-        self._stop()
+        self.end()
         if target is None:
             raise InputError(
                 "Distillation does not know the mixture: call begin(mixture, model) before the "
@@ -213,6 +213,11 @@ class Distillation:
             pair = self._opened(name, seen[name], target.features[name])
             total = total + weight * _relative_error(*pair, name)
         return total
+
+    def end(self) -> None:
+        """Stop listening to the model, where no loss is going to be taken; may be repeated."""
+        self._listening.close()
+        self._target = None
 
     def _targets(self, mixture: Tensor, teacher: nn.Module) -> _Target:
         known = self._cache.get(id(mixture))
@@ -304,10 +309,6 @@ class Distillation:
             )
         return layers
 
-    def _stop(self) -> None:
-        self._listening.close()
-        self._target = None
-
 
 class _Keep:
     """A forward hook that keeps the output of a layer; of several calls, the last."""
@@ -324,6 +325,16 @@ def announce(loss: Any, mixture: Tensor, model: nn.Module) -> None:
     begin = getattr(loss, "begin", None)
     if begin is not None:
         begin(mixture, model)
+
+
+@contextmanager
+def dismissed(loss: Any) -> Iterator[None]:
+    """See to it that a loss does not listen any more at the end, whatever failed before."""
+    try:
+        yield
+    finally:
+        if isinstance(loss, Distillation):
+            loss.end()
 
 
 def task_of(loss: Any) -> Loss:

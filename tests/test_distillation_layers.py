@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from architectures import SEPARATORS, randomised
@@ -14,6 +17,7 @@ from sepprune_tp.gates import GateSet
 from sepprune_tp.graph.kept import KeptChannels
 from sepprune_tp.layers import rule_of
 from sepprune_tp.layers.composite import named_layers
+from sepprune_tp.search import Budget, learn_gates
 
 NAME = "ConvTasNet-gLN"
 ONLY = {"task_weight": 0.0, "waveform": 0.0}
@@ -73,6 +77,43 @@ def test_only_hosts_of_compared_parts_run_part_by_part() -> None:
         found = {name for name, module in model.named_modules() if "forward" in vars(module)}
         estimates = model(example("DPTNet"))
         assert loss(estimates, estimates) < -29 and found == slower
+
+
+@pytest.mark.parametrize("run", ["search", "recovery", "own"])
+def test_a_model_that_fails_is_left_as_it_was(run: str) -> None:
+    model = randomised(SEPARATORS["DPTNet"], 0, torch.float32)
+    teacher = copy.deepcopy(model)
+    loss = Distillation(teacher, **ONLY, features=["masker.layers.0.1.mha.query"])  # type: ignore[arg-type]
+    pairs = [(example("DPTNet"), mixture(1, 2, example("DPTNet").shape[-1]))]
+    heard: list[bool] = []
+
+    def fail(*_: Any) -> None:
+        heard.append(any("forward" in vars(module) for module in model.modules()))
+        if torch.is_grad_enabled() or run != "recovery":  # validation comes first, and works
+            raise RuntimeError("out of memory")
+
+    gates = GateSet(model, pairs[0][0])
+    failing = model.decoder.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        if run == "search":
+            learn_gates(gates, pairs, loss, Budget(macs=0.6), steps=4, progress=False)
+        elif run == "recovery":
+            pytest.importorskip("lightning", reason="recovery needs the extra 'train'")
+            from sepprune_tp.recovery import finetune
+
+            finetune(model, pairs, pairs, loss=loss, steps=2, progress=False, accelerator="cpu")
+        else:
+            loss.begin(pairs[0][0], model)
+            model(pairs[0][0])
+    assert heard[-1], "the negative control: it was listening"
+    failing.remove()
+    if run == "own":
+        loss.end()
+    hosts = [module for net in (model, teacher) for module in net.modules()]
+    assert not any(m._forward_hooks or "forward" in vars(m) for m in hosts)
+    assert torch.backends.mha.get_fastpath_enabled()
+    with pytest.raises(InputError, match="call begin"):
+        loss(pairs[0][1], pairs[0][1])
 
 
 def test_what_is_named_keeps_its_weight() -> None:

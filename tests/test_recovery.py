@@ -38,6 +38,18 @@ class Separator(nn.Module):
         return decoded
 
 
+class Normed(Separator):
+    """One with a batch norm, whose statistics follow the batches in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        normed: Tensor = self.norm(super().forward(mixture))
+        return normed
+
+
 class Tones:
     """Item ``i``: a low and a high tone, of frequencies and phases drawn from ``i``."""
 
@@ -162,6 +174,24 @@ class TestTraces:
         assert model.training is training
         assert torch.equal(state, torch.get_rng_state())
         assert all(p.grad is None and p.device.type == "cpu" for p in model.parameters())
+
+    def test_a_model_in_eval_mode_is_trained_in_training_mode(self) -> None:
+        given = Normed()
+        tuned = [copy.deepcopy(given).train(training) for training in (True, False)]
+        for model in tuned:
+            tune(model)
+        assert not tuned[1].training and not tuned[1].norm.training
+        loaded, usual = (model.state_dict() for model in tuned)
+        assert all(torch.equal(loaded[key], value) for key, value in usual.items())
+        assert not torch.equal(loaded["norm.running_mean"], given.norm.running_mean)
+
+    def test_what_is_frozen_in_a_model_in_training_mode_stays_frozen(self) -> None:
+        model = Normed().train()
+        model.norm.eval()
+        before = model.norm.running_mean.clone()
+        tune(model)
+        assert model.training and not model.norm.training
+        assert torch.equal(before, model.norm.running_mean)
 
     def test_quiet(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -248,6 +248,34 @@ def test_mixed_precision(kind: str) -> None:
     assert all(math.isfinite(step["loss"]) for step in result.history)
 
 
+class Recurrent(Separator):
+    """With an LSTM, and a note of whether cuDNN was allowed to run it."""
+
+    def __init__(self, recurrent: bool = True) -> None:
+        super().__init__()
+        self.after = nn.LSTM(2, 2, batch_first=True) if recurrent else None
+        self.allowed: list[bool] = []
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        y: Tensor = super().forward(mixture)
+        self.allowed.append(torch.backends.cudnn.enabled)
+        return y if self.after is None else self.after(y.transpose(1, 2))[0].transpose(1, 2)
+
+
+@pytest.mark.parametrize("usual", [True, False])
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_cudnn_has_no_backward_pass_of_recurrent_layers_in_eval_mode(
+    recurrent: bool, usual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", usual)
+    model = Recurrent(recurrent).eval()
+    gates = gates_of(model=model)
+    model.allowed.clear()
+    learn(gates)
+    assert set(model.allowed) == {usual and not recurrent}
+    assert torch.backends.cudnn.enabled is usual
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_on_a_gpu(autocast: torch.dtype | None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.criteria.base import Batch, Search
 from benchmarks.criteria.memory import remembered
+from sepprune_tp._modes import recurrent_gradients
 from sepprune_tp.losses import pit_neg_si_sdr
 
 __all__ = ["Gradients", "gradients_for", "gradients_of"]
@@ -51,14 +52,12 @@ def gradients_of(model: nn.Module, batches: Iterable[Batch]) -> Gradients:
     """
     named = dict(model.named_parameters())
     device = next(iter(named.values())).device
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     total = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     square = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     count = 0
     for mixture, sources in batches:
         model.zero_grad(set_to_none=True)
-        # cuDNN refuses the backward pass of a recurrent layer in evaluation mode
-        with torch.backends.cudnn.flags(enabled=not recurrent):
+        with recurrent_gradients(model):
             pit_neg_si_sdr(model(mixture.to(device)), sources.to(device)).backward()
         count += 1
         for name, parameter in named.items():

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sepprune_tp import GateSet
+from sepprune_tp._modes import recurrent_gradients
 
 __all__ = ["step", "trainable"]
 
@@ -20,9 +21,7 @@ def trainable(gates: GateSet) -> Iterator[None]:
     Running statistics are those of the dense model, as in the package's search. Afterwards no
     parameter holds a gradient.
     """
-    recurrent = any(isinstance(module, nn.RNNBase) for module in gates.model.modules())
-    # cuDNN refuses the backward pass of a recurrent layer in evaluation mode
-    with gates, torch.backends.cudnn.flags(enabled=not recurrent):
+    with gates, recurrent_gradients(gates.model):
         try:
             yield
         finally:

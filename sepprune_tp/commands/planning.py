@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepprune_tp._modes import device_of
+from sepprune_tp._modes import device_of, recurrent_gradients, training_mode
 from sepprune_tp.data.stored import ENDLESS
 from sepprune_tp.distillation import announce
 from sepprune_tp.errors import InputError
@@ -129,7 +129,7 @@ def plan_search(
     mixture, sources = work.batch(device_of(network))
     values = torch.ones_like(gates.scores).requires_grad_()
     began = time.perf_counter()
-    with gates:
+    with gates, recurrent_gradients(network):
         gates.use(values)
         loss = pit_neg_si_sdr(_fitting(network(mixture), sources), sources)
         torch.autograd.grad(loss, values)
@@ -157,11 +157,11 @@ def plan_recovery(
     trained = [p for p in network.parameters() if p.requires_grad]
     if not trained:
         raise InputError(f"{type(network).__name__} has no parameter to train.")
-    network.train()
     began = time.perf_counter()
-    announce(loss, mixture, network)
-    estimates = _fitting(network(mixture), sources)
-    torch.autograd.grad(loss(estimates, sources), trained, allow_unused=True)
+    with training_mode(network):
+        announce(loss, mixture, network)
+        estimates = _fitting(network(mixture), sources)
+        torch.autograd.grad(loss(estimates, sources), trained, allow_unused=True)
     seconds = time.perf_counter() - began
     return {
         "dry_run": True,

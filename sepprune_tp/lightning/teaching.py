@@ -59,6 +59,7 @@ class Teaching:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._compare.end()
         if self._task is not None:
             setattr(self._module, self._name, self._task)
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepprune_tp._modes import training_mode
 from sepprune_tp._unwrap import unwrapped
-from sepprune_tp.distillation import Distillation
+from sepprune_tp.distillation import Distillation, dismissed
 from sepprune_tp.errors import InputError, require
 from sepprune_tp.files.locking import alone_with
 from sepprune_tp.graph.lineage import Lineage, lineage_of, note, set_lineage
@@ -84,8 +85,9 @@ def finetune(
     (torchrun, Fabric): then each of them calls this function.
 
     Args:
-        model: Maps a mixture ``(B, T)`` to estimates ``(B, S, T)``. Returned on the device and in
-            the mode that it came in.
+        model: Maps a mixture ``(B, T)`` to estimates ``(B, S, T)``. Trained in training mode, but
+            for parts in eval mode of a model that is in training mode (frozen batch norms).
+            Returned on the device and in the modes that it came in.
         train: A map-style data set of (mixture ``(T,)``, sources ``(S, T)``), read in an order
             drawn from the seed; or a re-iterable of batches (mixture ``(B, T)``, sources
             ``(B, S, T)``), read in its own order again and again.
@@ -147,7 +149,7 @@ def finetune(
         "val": data_identity(val),
         "loss": loss_identity(loss),
     }
-    was_training, device = model.training, next(model.parameters()).device
+    device = next(model.parameters()).device
     stream = TrainStream(train, batch_size, chosen.seed)
     validation = ValidationBatches(val, batch_size)
     with ExitStack() as stack:
@@ -157,8 +159,9 @@ def finetune(
             stack.enter_context(alone_with(folder / "last.pt"))
         now = (model, asdict(chosen), fingerprint(model))
         state = RunState.begin(*now, folder, resume, identity)
-        stack.callback(model.train, was_training)
         stack.callback(model.to, device)
+        stack.enter_context(training_mode(model))
+        stack.enter_context(dismissed(loss))
         stack.enter_context(loop.quiet())
         stack.enter_context(loop.forked_rng())
         shown = progress and loop.is_first()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..distillation import dismissed
 from ..gates import Cost, GateSet, remember
 from ..losses import pit_neg_si_sdr
 from .batches import checked_batches
@@ -129,6 +130,7 @@ def learn_gates(
         with (
             progress_line("learning gates", steps, progress and processes.first) as show,
             search.running(),
+            dismissed(loss),
         ):
             stream = checked_batches(batches, steps, state.step, gates.scores.device)
             while not search.done:

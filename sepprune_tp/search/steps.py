@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._modes import eval_mode
+from .._modes import eval_mode, recurrent_gradients
 from ..distillation import announce
 from ..errors import BudgetError, InputError, SearchError
 from ..gates import GateSet, HardConcrete
@@ -275,12 +275,10 @@ def _limits(gates: GateSet, budget: Budget | None) -> Limits | None:
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Freeze weights and statistics (eval mode); leave everything as it was."""
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     try:
         for parameter in flags:
             parameter.requires_grad_(False)
-        # cuDNN refuses the backward pass of a recurrent layer in eval mode
-        with eval_mode(model), torch.backends.cudnn.flags(enabled=not recurrent):
+        with eval_mode(model), recurrent_gradients(model):
             yield
     finally:
         for parameter, flag in flags.items():
