@@ -198,6 +198,24 @@ def test_recurrent_pruner_against_hand_sliced_weights(
     assert all(p.grad is not None for p in rnn.parameters())
 
 
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU, nn.RNN])
+def test_cut_recurrent_weights_are_put_together_again(
+    cls: type[nn.RNNBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rnn = cls(5, 6, num_layers=2, bidirectional=True)
+    seen = []
+
+    def flatten(layer: nn.RNNBase) -> None:  # what torch's own does shows on a GPU only
+        seen.append([w.shape for w in layer._flat_weights])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.RNNBase, "flatten_parameters", flatten)
+        RecurrentPruner().prune_out_channels(rnn, [0, 4])
+        RecurrentPruner().prune_in_channels(rnn, [1])
+    fresh = [cls(n, 4, num_layers=2, bidirectional=True)._flat_weights for n in (5, 4)]
+    assert seen == [[w.shape for w in weights] for weights in fresh], "whole layers each time"
+
+
 def test_lstm_with_a_projection_is_refused() -> None:
     lstm = nn.LSTM(4, 6, proj_size=3)
     rule = rule_of(lstm)

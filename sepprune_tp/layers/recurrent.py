@@ -53,6 +53,7 @@ class RecurrentPruner(BasePruningFunc):
                 self._cut(layer, f"bias_ih_{tail}", rows, None)
                 self._cut(layer, f"bias_hh_{tail}", rows, None)
         layer.hidden_size = len(keep)
+        layer.flatten_parameters()  # in one piece of memory, or cuDNN copies them at every call
         return layer
 
     def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
@@ -62,6 +63,7 @@ class RecurrentPruner(BasePruningFunc):
             if number == 0:
                 self._cut(layer, f"weight_ih_l0{suffix}", None, keep)
         layer.input_size = len(keep)
+        layer.flatten_parameters()
         return layer
 
     def _cut(
