@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,20 +54,34 @@ def short(criterion: str) -> str:
     return f"{name} ({mode or 'global'})"
 
 
-def udsp_line(runs: list[Record]) -> list[str]:
-    """How near the published criterion comes that was nearest, as pruned, on the same seeds."""
+def gaps_to(runs: list[Record], criterion: str, recovery: str) -> list[float]:
+    """By how many dB a criterion is behind ours, run by run."""
     gaps = []
     for model in dict.fromkeys(r["model"] for r in runs):
         for budget in BUDGETS:
-            where = {"model": model, "budget": budget, "recovery": "pruned"}
+            where = {"model": model, "budget": budget, "recovery": recovery}
             own = values_by_seed(runs, criterion="sepprune", **where)
-            other = values_by_seed(runs, criterion="UDSP", **where)
+            other = values_by_seed(runs, criterion=criterion, **where)
             gaps += [own[seed] - other[seed] for seed in own.keys() & other.keys()]
-    if not gaps:
+    return gaps
+
+
+def side(gap: float) -> str:
+    """A gap to ours, in words."""
+    return f"{abs(gap):.1f} dB {'behind' if gap > 0 else 'ahead'}"
+
+
+def udsp_line(runs: list[Record]) -> list[str]:
+    """How near the published criterion comes that was nearest, on the same seeds."""
+    found = {recovery: gaps_to(runs, "UDSP", recovery) for recovery in ("pruned", "recovered")}
+    pruned, recovered = found.values()
+    if not pruned or not recovered:
         return []
     return [
-        "- UDSP, which is not torch-pruning's and learns channels as well, is between "
-        f"{min(gaps):.1f} and {max(gaps):.1f} dB behind as pruned ({len(gaps)} runs)."
+        "- UDSP, which is not torch-pruning's and learns channels as well, is "
+        f"{side(statistics.mean(pruned))} on average as pruned (from {side(max(pruned))} to "
+        f"{side(min(pruned))}; {len(pruned)} runs) and {side(statistics.mean(recovered))} once "
+        "recovered."
     ]
 
 

@@ -19,6 +19,7 @@ from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.layers import rule_of
 from sepprune_tp.layers.regression import Regression
 from sepprune_tp.pruner import SepPrunePruner
+from sepprune_tp.recovery import lockstep
 from sepprune_tp.recovery.reconstruction import (
     PARTS,
     reconstruct,
@@ -280,6 +281,33 @@ class TestReconstruct:
         assert not any(m._forward_hooks for m in dense.modules())
         one, two, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
         assert torch.equal(one, two) and not torch.equal(one, other)
+
+    @pytest.mark.parametrize("inputs", ["pruned", "dense"])
+    @pytest.mark.parametrize(
+        "name", ["ConvTasNet-gLN", "DPRNNTasNet-LSTM-bi", "DPTNet", "DCCRNet", "DCUNet-pad"]
+    )
+    def test_layers_that_do_not_fit_at_once_take_turns(
+        self, name: str, inputs: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dense, pruned, kept = pruned_with_kept(name)
+        x = [example(name, 2, 600, dtype=DOUBLE)]
+        found, runs = [], []
+        some = 20_000 if inputs == "pruned" else 100_000
+        for held in (lockstep._HELD, some, 0):
+            monkeypatch.setattr(lockstep, "_HELD", held)
+            model, ran = copy.deepcopy(pruned), []
+            counter = dense.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
+            done = reconstruct(model, dense, x, kept, inputs=inputs, samples=100)
+            counter.remove()
+            found.append((done, model.state_dict()))
+            runs.append(len(ran))
+        assert runs[0] == 1 < runs[1] < runs[2], "the negative control"
+        (done, weights), *others = found
+        for again, given in others:
+            assert again == done
+            assert all(torch.equal(given[key], value) for key, value in weights.items())
+        changed = [k for k, v in pruned.state_dict().items() if not torch.equal(v, weights[k])]
+        assert done and changed
 
     def test_with_the_step_of_any_pruner_on_the_graph(self) -> None:
         dense = randomised(SEPARATORS["SuDORMRFImprovedNet"], 0, DOUBLE)

@@ -48,6 +48,7 @@ from .zoo import build
 __all__ = ["Bench", "decoded", "encoded"]
 
 FIT_BATCHES, FIT_SIZE = 8, 4  # mixtures of 2 s that least squares sees
+FIT_SAMPLES = 1 << 15  # of their positions, unless it takes all
 FRESH = 1000  # seeds of untrained weights, unlike those of any dense model
 FEATURES = ["masker"]
 LAYERS = 4.0  # weight of the layers that lost inputs; that of the task and of the estimates is 1
@@ -190,13 +191,11 @@ class Bench:
         fit, teacher, first = self._fit(cell.seed), self.dense.model, cell.recovery.first
         if first == "norms":
             recalibrate(model, fit, teacher, kept)
-        elif first == "all":
-            reconstruct(model, teacher, fit, kept, parts=("mixing", "depthwise", "norm"))
-        elif first == "least squares, all positions":
-            reconstruct(model, teacher, fit, kept, samples=1 << 20)
-        else:
-            inputs = "dense" if first == "dense inputs" else "pruned"
-            reconstruct(model, teacher, fit, kept, inputs=inputs)
+            return
+        parts = ("mixing", "depthwise", "norm") if first == "all" else ("mixing",)
+        inputs = "dense" if first == "dense inputs" else "pruned"
+        samples = 1 << 20 if first == "least squares, all positions" else FIT_SAMPLES
+        reconstruct(model, teacher, fit, kept, parts=parts, inputs=inputs, samples=samples)
 
     def _loss(self, name: str, kept: KeptChannels) -> Any:
         if name == "task":

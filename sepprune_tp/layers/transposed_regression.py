@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from .regression import ConvolutionRegression, Regression, at_positions, windows
+from .regression import ConvolutionRegression, Regression, at_positions
 
 __all__ = ["TransposedRegression", "convolution_regression"]
 
 
 class TransposedRegression(Regression):
-    """A transposed convolution without groups, as the convolution of an input spread by zeros.
+    """A transposed convolution without groups: an output is a sum over taps that reach it.
 
     Output positions that differ modulo the stride read different taps of the kernel: a stage each.
     The bias, which they share, stays as it is.
@@ -31,17 +30,13 @@ class TransposedRegression(Regression):
     ) -> None:
         """Take the parameters of the layer; weight (C, O, *kernel)."""
         self._weight, self._bias, self._axes = weight, bias, len(stride)
-        self._stride, self._dilation = stride, dilation
-        kernel = weight.shape[2:]
-        pairs = zip(kernel, dilation, padding, strict=True)
-        self._before = [d * (k - 1) - p for k, d, p in pairs]
-        grids = torch.meshgrid(*(torch.arange(k) for k in kernel), indexing="ij")
-        self._phase_of_tap = self._code([g * d - p for g, d, p in self._zip(grids, padding)])
-        self._taps = self._split(self._phase_of_tap.flatten())
+        self._stride = stride
+        grids = torch.meshgrid(*(torch.arange(k) for k in weight.shape[2:]), indexing="ij")
+        pairs = zip(grids, dilation, padding, strict=True)
+        self._offsets = [(grid * d - p).flatten() for grid, d, p in pairs]  # of each tap, an axis
+        self._phase_of_tap = self._code(self._offsets)
+        self._taps = self._split(self._phase_of_tap)
         self.stages = len(self._taps)
-
-    def _zip(self, grids: Sequence[Tensor], padding: Sequence[int]) -> list[tuple[Any, ...]]:
-        return list(zip(grids, self._dilation, padding, strict=True))
 
     def _code(self, indices: Sequence[Tensor]) -> Tensor:
         """A number for the remainder of positions on every axis."""
@@ -54,14 +49,17 @@ class TransposedRegression(Regression):
         return [(codes == code).nonzero().flatten() for code in codes.unique()]
 
     def _of_stage(self, stage: int, shape: torch.Size, picked: Tensor) -> Tensor:
-        rest = picked
-        places: list[Tensor] = []
-        for size in reversed(shape[-self._axes :]):
-            places.insert(0, rest % size)
-            rest = rest // size
-        phases = self._code(places)
-        wanted = self._phase_of_tap.flatten()[self._taps[stage][0]]
+        phases = self._code(self._places(shape, picked)[1:])
+        wanted = self._phase_of_tap[self._taps[stage][0]]
         return picked[phases == wanted.to(phases.device)]
+
+    def _places(self, shape: torch.Size, picked: Tensor) -> list[Tensor]:
+        """Item and place on every axis."""
+        rest, places = picked, []
+        for size in reversed(shape[-self._axes :]):
+            places.append(rest % size)
+            rest = rest // size
+        return [rest, *reversed(places)]
 
     def rows(self, x: Tensor, y: Tensor) -> int:
         """Every item and output position."""
@@ -71,22 +69,18 @@ class TransposedRegression(Regression):
     def features(self, stage: int, x: Tensor, shape: torch.Size, picked: Tensor) -> Tensor:
         """(1, n, C * taps)."""
         x = x.reshape(-1, *x.shape[-1 - self._axes :])
-        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self._stride, strict=True)]
-        spread = x.new_zeros(*x.shape[:2], *sizes)
-        every: Any = (..., *(slice(None, None, s) for s in self._stride))
-        spread[every] = x
-        ends = list(zip(shape[-self._axes :], sizes, self._weight.shape[2:], strict=True))
-        pads: list[int] = []
-        for (out, size, kernel), before, step in reversed(
-            list(zip(ends, self._before, self._dilation, strict=True))
-        ):
-            pads += [before, out + step * (kernel - 1) - size - before]
-        picked = self._of_stage(stage, shape, picked)
-        ones = [1] * self._axes
-        kernel_size = list(self._weight.shape[2:])
-        found = windows(functional.pad(spread, pads), kernel_size, ones, self._dilation, picked)
-        taps = self._taps[stage].to(found.device)
-        return found.flatten(2).flip(2)[:, :, taps].flatten(1)[None]
+        item, *places = self._places(shape, self._of_stage(stage, shape, picked))
+        taps = self._taps[stage].to(x.device)
+        index = torch.zeros(len(item), len(taps), dtype=torch.long, device=x.device)
+        inside = torch.ones_like(index, dtype=torch.bool)
+        axes = zip(places, self._offsets, self._stride, x.shape[2:], strict=True)
+        for place, offsets, stride, size in axes:
+            source = (place[:, None] - offsets.to(x.device)[taps]) // stride
+            inside &= (source >= 0) & (source < size)
+            index = index * size + source.clamp(0, size - 1)
+        found = x.flatten(2)[item[:, None], :, index]  # (n, taps, C)
+        found = found.masked_fill(~inside[..., None], 0.0)
+        return found.transpose(1, 2).flatten(1)[None]
 
     def targets(self, stage: int, x: Tensor, y: Tensor, picked: Tensor, keep: Tensor) -> Tensor:
         """(1, n, O), less the bias."""

@@ -1,7 +1,8 @@
 """Refit the layers of a pruned model to what the layers of the dense model give.
 
 The dense model runs first, and a sample of what each layer gave is kept; then the layers of the
-pruned model are refitted in the order in which they run.
+pruned model are refitted in the order in which they run. Where the samples are more than fit, both
+models run again for the layers that are left.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..layers.regression import Regression
 
 __all__ = ["Lockstep", "Refitted", "Solve", "mixtures_of"]
 
+_HELD = 1 << 30  # bytes of what layers of the dense model give, beyond which no layer is added
 _SAME = 1e-10  # relative energy of the error below which a layer gives what the dense one gives
 
 Solve = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -56,6 +58,12 @@ class _Call:
     targets: list[Tensor]
     forced: list[Tensor | None]
     x: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        held = [self.picked, *self.targets, *self.forced, self.x]
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 @dataclass
@@ -104,18 +112,18 @@ class Lockstep:
         """
         self._pruned, self._dense = unwrapped(pruned), unwrapped(dense)
         self._samples = samples
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed = seed
         self._layers = list(_paired(self._dense, self._pruned, kept, kinds))
 
     def refit_apart(self, mixture: Tensor, solve: Solve) -> list[Refitted]:
         """Refit each layer that lost inputs, to what is left of the dense layer's inputs."""
-        self._watch(mixture, with_inputs=True)
         done = []
-        for layer in self._layers:
-            lost = layer.keep_in.numel() < layer.rule.n_in(layer.dense)
-            if layer.calls and lost and layer.rule.relation == "maps":
-                inputs = [call.x for call in layer.calls if call.x is not None]
-                done += _refit(layer, inputs, solve)
+        for layers in self._turns(mixture, with_inputs=True):
+            for layer in layers:
+                lost = layer.keep_in.numel() < layer.rule.n_in(layer.dense)
+                if lost and layer.rule.relation == "maps":
+                    inputs = [call.x for call in layer.calls if call.x is not None]
+                    done += _refit(layer, inputs, solve)
         return done
 
     def refit_in_order(self, mixture: Tensor, solve: Solve) -> list[Refitted]:
@@ -124,15 +132,16 @@ class Lockstep:
         A layer that is called several times is refitted at its last call, and the model runs
         again; the layers between wait for it.
         """
-        self._watch(mixture, with_inputs=False)
         done: list[Refitted] = []
         finished: set[str] = set()
-        while True:
-            try:
-                self._run_pruned(mixture, solve, finished, done)
-                return done
-            except _Again:
-                continue
+        for _ in self._turns(mixture, with_inputs=False):
+            while True:
+                try:
+                    self._run_pruned(mixture, solve, finished, done)
+                    break
+                except _Again:
+                    continue
+        return done
 
     def _run_pruned(
         self, mixture: Tensor, solve: Solve, finished: set[str], done: list[Refitted]
@@ -161,22 +170,55 @@ class Lockstep:
                 )
             self._pruned(mixture)
 
-    def _watch(self, mixture: Tensor, with_inputs: bool) -> None:
-        """Run the dense model and keep a sample of what each layer gives."""
+    def _turns(self, mixture: Tensor, with_inputs: bool) -> Iterator[list[_Layer]]:
+        """Give the layers their samples, as many at a time as are to be held.
+
+        They come in the order of their first calls, so that it makes no difference how many have
+        their turn together.
+        """
+        had: set[str] = set()
+        left = True
+        while left:
+            turn, left = self._watch(mixture, with_inputs, had)
+            yield turn
+            for layer in turn:
+                had.add(layer.name)
+                layer.calls.clear()
+
+    def _watch(
+        self, mixture: Tensor, with_inputs: bool, had: set[str]
+    ) -> tuple[list[_Layer], bool]:
+        """Run the dense model and keep a sample of what each layer gives that had no turn yet.
+
+        Returns:
+            Those layers, and whether there are more: samples are held up to a size.
+        """
+        turn: list[_Layer] = []
+        generator = torch.Generator().manual_seed(self._seed)
+        held, left = 0, False
 
         def gave(layer: _Layer, x: Tensor, y: Tensor) -> None:
+            nonlocal held, left
             form = layer.from_dense
             total = form.rows(x, y)
-            picked = torch.randperm(total, generator=self._generator)[: self._samples]
+            picked = torch.randperm(total, generator=generator)[: self._samples]
+            if layer.name in had:
+                return
+            if not layer.calls:
+                if held > _HELD:
+                    left = True
+                    return
+                turn.append(layer)
             picked = picked.sort().values.to(x.device)
             keep = layer.keep_out.to(x.device)
             targets = [form.targets(s, x, y, picked, keep) for s in range(form.stages)]
             forced = [form.forced(s, x, picked, keep) for s in range(form.stages)]
-            left = None
+            given = None
             if with_inputs:
                 axis = layer.rule.axis(layer.dense, x)
-                left = x.index_select(axis, layer.keep_in.to(x.device))
-            layer.calls.append(_Call(y.shape, picked, targets, forced, left))
+                given = x.index_select(axis, layer.keep_in.to(x.device))
+            layer.calls.append(_Call(y.shape, picked, targets, forced, given))
+            held += layer.calls[-1].size
 
         with ExitStack() as stack:
             stack.enter_context(_as_is(self._dense))
@@ -184,6 +226,7 @@ class Lockstep:
                 hook = _Behind(layer, gave)
                 stack.callback(layer.dense.register_forward_hook(hook, with_kwargs=True).remove)
             self._dense(mixture)
+        return turn, left
 
 
 class _Behind:

@@ -38,7 +38,7 @@ def reconstruct(
     inputs: str = "pruned",
     parts: Iterable[str] = ("mixing",),
     ridge: float = 3e-2,
-    samples: int = 32768,
+    samples: int = 1 << 17,
     seed: int = 0,
 ) -> list[Refitted]:
     """Choose weights for the kept channels so that layers give what the dense layers gave.
@@ -63,7 +63,8 @@ def reconstruct(
         parts: Which layers change: ``"mixing"`` (they read several channels: convolutions, linear,
             recurrent, projections of attention), ``"depthwise"``, ``"norm"`` (gain and bias).
         ridge: Above 0; larger keeps the weights closer to what they were.
-        samples: Positions (of batch and time) that a layer is fitted on, drawn at random.
+        samples: Positions (of batch and time) of each call that a layer is fitted on, all or drawn
+            at random. More is better, and takes longer; a layer's features are held at once.
         seed: Of the positions.
 
     Returns:
@@ -139,10 +140,10 @@ def ridge_solution(
         Weight and bias in float64; the change of the weight is penalised, that of the bias not.
     """
     rest = y - x @ weight.transpose(1, 2)
+    mean_x = mean_rest = x.new_zeros(())
     if bias is not None:
         mean_x, mean_rest = x.mean(1, keepdim=True), rest.mean(1, keepdim=True)
-        x, rest = x - mean_x, rest - mean_rest
-    energy, product = _products(x, rest)
+    energy, product = _products(x, rest, mean_x, mean_rest)
     scale = energy.diagonal(dim1=1, dim2=2).mean(1)
     penalty = (ridge * scale).clamp(min=torch.finfo(torch.float64).tiny)
     energy.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
@@ -153,11 +154,15 @@ def ridge_solution(
     return weight.double() + change, offset[:, 0]
 
 
-def _products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner products of x with itself and with y, summed in float64 over pieces of the rows."""
+def _products(x: Tensor, y: Tensor, mean_x: Tensor, mean_y: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products of x with itself and with y, less their means.
+
+    They are summed in float64 over pieces of the rows; a copy of all rows would not fit.
+    """
     energy = x.new_zeros(x.shape[0], x.shape[2], x.shape[2], dtype=torch.float64)
     product = x.new_zeros(x.shape[0], x.shape[2], y.shape[2], dtype=torch.float64)
-    for some, other in zip(x.split(_PIECE, 1), y.split(_PIECE, 1), strict=True):
+    for piece, other in zip(x.split(_PIECE, 1), y.split(_PIECE, 1), strict=True):
+        some, other = piece - mean_x, other - mean_y
         turned = some.transpose(1, 2)
         energy += turned @ some
         product += turned @ other
