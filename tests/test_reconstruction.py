@@ -292,7 +292,7 @@ class TestReconstruct:
         dense, pruned, kept = pruned_with_kept(name)
         x = [example(name, 2, 600, dtype=DOUBLE)]
         found, runs = [], []
-        some = 20_000 if inputs == "pruned" else 100_000
+        some = 20_000 if inputs == "pruned" else 40_000
         for held in (lockstep._HELD, some, 0):
             monkeypatch.setattr(lockstep, "_HELD", held)
             model, ran = copy.deepcopy(pruned), []

@@ -80,9 +80,15 @@ class _Layer:
     keep_out: Tensor
     calls: list[_Call] = field(default_factory=list)
 
+    @property
+    def lost_inputs(self) -> bool:
+        """Whether it mixes channels of which some are gone."""
+        mixes = self.rule.relation == "maps"
+        return mixes and self.keep_in.numel() < self.rule.n_in(self.dense)
 
-class _Again(Exception):
-    """The pruned model has to run again, with the weights that a layer has now."""
+
+class _Enough(Exception):
+    """The pruned model need not run on: nothing is left, or a layer that it ran changed."""
 
 
 class Lockstep:
@@ -118,12 +124,11 @@ class Lockstep:
     def refit_apart(self, mixture: Tensor, solve: Solve) -> list[Refitted]:
         """Refit each layer that lost inputs, to what is left of the dense layer's inputs."""
         done = []
-        for layers in self._turns(mixture, with_inputs=True):
-            for layer in layers:
-                lost = layer.keep_in.numel() < layer.rule.n_in(layer.dense)
-                if lost and layer.rule.relation == "maps":
-                    inputs = [call.x for call in layer.calls if call.x is not None]
-                    done += _refit(layer, inputs, solve)
+        whole = {layer.name for layer in self._layers if not layer.lost_inputs}
+        for turn in self._turns(mixture, with_inputs=True, had=whole):
+            for layer in turn:
+                inputs = [call.x for call in layer.calls if call.x is not None]
+                done += _refit(layer, inputs, solve)
         return done
 
     def refit_in_order(self, mixture: Tensor, solve: Solve) -> list[Refitted]:
@@ -133,33 +138,33 @@ class Lockstep:
         again; the layers between wait for it.
         """
         done: list[Refitted] = []
-        finished: set[str] = set()
-        for _ in self._turns(mixture, with_inputs=False):
-            while True:
+        for turn in self._turns(mixture, with_inputs=False, had=set()):
+            left = {layer.name for layer in turn}
+            while left:
                 try:
-                    self._run_pruned(mixture, solve, finished, done)
+                    self._run_pruned(mixture, solve, left, done)
                     break
-                except _Again:
+                except _Enough:
                     continue
         return done
 
     def _run_pruned(
-        self, mixture: Tensor, solve: Solve, finished: set[str], done: list[Refitted]
+        self, mixture: Tensor, solve: Solve, left: set[str], done: list[Refitted]
     ) -> None:
         waiting: defaultdict[str, list[Tensor]] = defaultdict(list)
 
         def reached(layer: _Layer, x: Tensor) -> None:
             blocked = any(name != layer.name for name in waiting)
-            if layer.name in finished or not layer.calls or blocked:
+            if layer.name not in left or blocked:
                 return
             inputs = waiting[layer.name]
             inputs.append(x)
             if len(inputs) == len(layer.calls):
                 done.extend(_refit(layer, inputs, solve))
-                finished.add(layer.name)
+                left.discard(layer.name)
                 del waiting[layer.name]
-                if len(layer.calls) > 1:
-                    raise _Again
+                if not left or len(layer.calls) > 1:
+                    raise _Enough
 
         with ExitStack() as stack:
             stack.enter_context(_as_is(self._pruned))
@@ -170,13 +175,17 @@ class Lockstep:
                 )
             self._pruned(mixture)
 
-    def _turns(self, mixture: Tensor, with_inputs: bool) -> Iterator[list[_Layer]]:
+    def _turns(self, mixture: Tensor, with_inputs: bool, had: set[str]) -> Iterator[list[_Layer]]:
         """Give the layers their samples, as many at a time as are to be held.
 
         They come in the order of their first calls, so that it makes no difference how many have
         their turn together.
+
+        Args:
+            mixture: What the models run on.
+            with_inputs: Whether samples hold the inputs, too.
+            had: Names of layers that need none; those that had their turn are added.
         """
-        had: set[str] = set()
         left = True
         while left:
             turn, left = self._watch(mixture, with_inputs, had)
@@ -189,6 +198,8 @@ class Lockstep:
         self, mixture: Tensor, with_inputs: bool, had: set[str]
     ) -> tuple[list[_Layer], bool]:
         """Run the dense model and keep a sample of what each layer gives that had no turn yet.
+
+        All calls draw positions, so that those of a layer do not depend on its turn.
 
         Returns:
             Those layers, and whether there are more: samples are held up to a size.
