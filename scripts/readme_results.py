@@ -80,8 +80,8 @@ def udsp_line(runs: list[Record]) -> list[str]:
     return [
         "- UDSP, which is not torch-pruning's and learns channels as well, is "
         f"{side(statistics.mean(pruned))} on average as pruned (from {side(max(pruned))} to "
-        f"{side(min(pruned))}; {len(pruned)} runs) and {side(statistics.mean(recovered))} once "
-        "recovered."
+        f"{side(min(pruned))}; {len(pruned)} runs at these budgets) and "
+        f"{side(statistics.mean(recovered))} once recovered."
     ]
 
 

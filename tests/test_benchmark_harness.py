@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import multiprocessing
 from dataclasses import replace
@@ -18,10 +19,11 @@ pytest.importorskip("lightning", reason="the benchmarks need the extra 'train'")
 pytest.importorskip("benchmarks.harness", reason="benchmarks/ is not installed")
 
 from benches import tiny_bench, write_recordings
+from pages import ROOT
 
 from benchmarks.criteria import CRITERIA, UnreachableError, criterion
 from benchmarks.harness import zoo
-from benchmarks.harness.bench import Bench, decoded, encoded
+from benchmarks.harness.bench import FIT_SAMPLES, Bench, decoded, encoded
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.config import FIRST, LOSSES, Choice, ConfigError, find, names, read
 from benchmarks.harness.data import open_corpus
@@ -31,7 +33,7 @@ from benchmarks.harness.running import run_cells
 from benchmarks.kinds import KINDS, grid
 from benchmarks.pages import plots
 from sepprune_tp.profile import profile
-from sepprune_tp.recovery import fingerprint
+from sepprune_tp.recovery import fingerprint, lockstep, reconstruct
 
 CONTRACT = {
     "experiment", "model", "data", "criterion", "budget", "seed", "stage", "si_sdri", "sdri",
@@ -331,3 +333,12 @@ def test_what_is_to_come_is_expected_to_take_as_long_as_its_like(bench: Bench) -
 def test_every_criterion_has_a_name_in_an_experiment() -> None:
     used = {choice.name for name in names() for choice in find(name).criteria}
     assert set(CRITERIA) <= used
+
+
+def test_frames_of_least_squares_are_those_in_the_prose() -> None:
+    default = inspect.signature(reconstruct).parameters["samples"].default
+    assert f"up to {default:,} frames" in (ROOT / "docs" / "recovery.md").read_text()
+    limits = (ROOT / "benchmarks" / "LIMITS.md").read_text()
+    assert f"{FIT_SAMPLES:,} frames" in limits and "four times as many" in limits
+    assert default == 4 * FIT_SAMPLES
+    assert lockstep._HELD == 1 << 30, "docs/recovery.md says: a gigabyte"

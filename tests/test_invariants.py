@@ -1,4 +1,4 @@
-"""The invariants of the package, on every architecture: gated is pruned, open is dense, no trace.
+"""The invariants of gates, on every architecture: gated is pruned, open is the dense model.
 
 Each architecture supplies only its model. Masks are random, as are biases, affines and running
 statistics; two input lengths; float32 and float64; with negative controls.
@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import copy
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +15,7 @@ import torch
 
 pytest.importorskip("asteroid", reason="the separators need the extra 'asteroid'")
 
-from architectures import PLAIN, SEPARATORS, shape_of
+from architectures import PLAIN, SEPARATORS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from laws import (
@@ -36,15 +32,12 @@ from laws import (
 )
 from torch import Tensor, nn
 
-from sepprune_tp.checkpoint import save_pruned
 from sepprune_tp.gates import GateSet
 from sepprune_tp.importance import SepPruneImportance
 from sepprune_tp.layers import rule_of
 from sepprune_tp.layers.composite import named_layers
-from sepprune_tp.losses import pit_neg_si_sdr
 from sepprune_tp.profile import profile
 from sepprune_tp.pruner import SepPrunePruner
-from sepprune_tp.search import Budget, learn_gates
 
 CASES = [(name, scope) for name in SEPARATORS for scope in ("separator", "all")]
 CASES += [(name, "all") for name in PLAIN]
@@ -235,35 +228,6 @@ def test_open_gates_are_the_dense_model_bit_for_bit(
         assert_same(before, snapshot(gates.model))
 
 
-@pytest.mark.parametrize("name", SEPARATORS)
-@pytest.mark.parametrize("scope", ["separator", "all"])
-def test_search_leaves_no_trace(name: str, scope: str) -> None:
-    gates = gated(name, scope)
-    model = gates.model
-    flagged = next(iter(model.parameters()))
-    flagged.requires_grad_(False)  # flags and modes that differ between parts must come back
-    next(iter(model.children())).train()
-    before = snapshot(model)
-    try:
-        batches = batches_for(name, model)
-        learn_gates(gates, batches, budget=Budget(params=0.95), steps=3, progress=False)
-        assert_same(before, snapshot(model))
-        with pytest.raises(RuntimeError, match="stop"), gates:
-            raise RuntimeError("stop")
-        assert_same(before, snapshot(model))
-    finally:
-        flagged.requires_grad_(True)
-        model.eval()
-
-
-def batches_for(name: str, model: nn.Module, count: int = 3) -> list[tuple[Tensor, Tensor]]:
-    with torch.no_grad():
-        sources = model(example(name, 2)).shape[1]
-    pieces = [mixture(2, sources, TIME, seed=10 + i) for i in range(count)]
-    shape = shape_of(name, 2, TIME)
-    return [(piece.sum(1, keepdim=len(shape) > 2).expand(shape), piece) for piece in pieces]
-
-
 # -- the trap of this field -----------------------------------------------------------------------
 
 
@@ -306,125 +270,6 @@ def close_hidden_halves(gates: GateSet) -> None:
     hidden = {n: m if n.endswith("shared_block.0") else m | True for n, m in half.items()}
     assert any(not m.all() for m in hidden.values())
     gates.load_masks(hidden)
-
-
-# -- 4: the same seed, the same masks; killed and resumed -----------------------------------------
-
-
-def search(kind: str, seed: int = 0, **options: Any) -> GateSet:
-    gates = GateSet(gated("ConvTasNet-gLN", "all").model, mixture(1, TIME), "all", kind)
-    budget = Budget(macs=0.6) if kind == "budget" else None
-    given_ = {"steps": 6, "progress": False, "budget": budget, "seed": seed, **options}
-    learn_gates(gates, batches_for("ConvTasNet-gLN", gates.model), **given_)
-    return gates
-
-
-@pytest.mark.parametrize("kind", ["budget", "gumbel"])
-def test_same_seed_same_masks(kind: str) -> None:
-    state = torch.random.get_rng_state()
-    one, again, other = search(kind), search(kind), search(kind, seed=1)
-    assert torch.equal(one.scores, again.scores)
-    assert torch.equal(one.keep, again.keep)
-    assert not torch.equal(one.scores, other.scores)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("kind", ["budget", "gumbel"])
-@pytest.mark.parametrize("killed_at", [1, 3, 5])
-def test_killed_and_resumed_ends_in_the_same_place(
-    kind: str, killed_at: int, tmp_path: Path
-) -> None:
-    calls = 0
-
-    def dies(estimates: Tensor, sources: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls > killed_at:
-            raise KeyboardInterrupt
-        return pit_neg_si_sdr(estimates, sources)
-
-    file = tmp_path / "search.pt"
-    with pytest.raises(KeyboardInterrupt):
-        search(kind, loss=dies, checkpoint=file, checkpoint_every=1)
-    assert calls == killed_at + 1 and file.exists()
-    calls = -100
-    resumed = search(kind, loss=dies, checkpoint=file, checkpoint_every=1)
-    assert calls == -100 + 6 - killed_at  # it did not start over
-    whole = search(kind)
-    assert torch.equal(resumed.scores, whole.scores)
-    assert torch.equal(resumed.keep, whole.keep)
-
-
-# -- 5: saved and loaded in a fresh process -------------------------------------------------------
-
-LOADED = (
-    "ConvTasNet-gLN",
-    "ConvTasNet-no-skip",
-    "ConvTasNet-bN",
-    "SuDORMRFNet",
-    "SuDORMRFImprovedNet",
-    "DPRNNTasNet-LSTM-bi",
-    "DPRNNTasNet-mulcat",
-    "DPRNNTasNet-cLN-2-layers",
-    "LSTMTasNet-3-layers-bi",
-    "ConvTasNet-analytic",
-    "DPTNet",
-    "DPTNet-input-layer",
-    "DCCRNet-2-sources",
-    "DCUNet-trim-2-sources",
-    "DeMask-cat-reim-bN",
-    "DeMask-analytic",
-    "FasNetTAC-gLN",
-    "FasNetTAC-fgLN-no-TAC",
-)
-LOADER = """
-import sys
-from pathlib import Path
-import pickle
-import torch
-from sepprune_tp.checkpoint import load_pruned
-
-def refuse(*args, **kwargs):
-    raise AssertionError("a pickle was executed")
-
-pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-from safetensors.torch import load_file, save_file
-inputs = load_file(folder / "x.bin")
-with torch.no_grad():
-    outputs = {n: load_pruned(folder / f"{n}.safetensors")(x) for n, x in sorted(inputs.items())}
-save_file(outputs, folder / "outputs.bin")
-"""
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Tensor]]]:
-    safetensors = pytest.importorskip("safetensors.torch")
-    folder = tmp_path_factory.mktemp("saved")
-    safetensors.save_file({name: example(name, 2) for name in LOADED}, folder / "x.bin")
-    here: dict[str, Tensor] = {}
-    for name in LOADED:
-        gates, x = gated(name, "all"), example(name, 2)
-        gates.load_masks(keep_by(gates, "odd"))
-        model = pruned_copy(gates, x).eval()
-        save_pruned(model, folder / f"{name}.safetensors")
-        with torch.no_grad():
-            here[name] = model(x)
-    command = [sys.executable, "-c", LOADER, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    yield folder, here
-
-
-@pytest.mark.parametrize("name", LOADED)
-def test_loaded_in_a_fresh_process_gives_the_same_bits(
-    name: str, saved: tuple[Path, dict[str, Tensor]]
-) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
-    folder, here = saved
-    there = safetensors.load_file(folder / "outputs.bin")
-    assert torch.equal(there[name], here[name])
 
 
 # -- what a pruner must not touch -------------------------------------------

@@ -28,6 +28,7 @@ GATES = (
     "test_published_rule.py",
     "test_lookahead.py",
     "test_invariants.py",
+    "test_invariants_search.py",
 )
 
 

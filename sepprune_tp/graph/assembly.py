@@ -97,6 +97,16 @@ class ChannelSet:
         """Number of channels (components)."""
         return len(self.components)
 
+    def tied_parts(self, owner: Owner) -> int:
+        """How many equal parts of a root layer's outputs are tied (1: each channel is free)."""
+        if self.root.owner is not owner or not self.size:
+            return 1
+        parts, left = divmod(self.root.components.numel(), self.size)
+        if left or parts == 1:
+            return 1
+        several = self.root.components.view(parts, self.size)
+        return parts if bool((several == several[0]).all()) else 1
+
 
 def resolve(traced: dict[Owner, Sites], channels: Channels) -> list[Site]:
     """Replace labels by components, in order of execution."""

@@ -176,7 +176,7 @@ class ChannelGraph(tp.DependencyGraph):
         """Cut and run a copy; protect the sets that it does not run without."""
         self.tried = Trial(skipped="it was not asked for")
         if self.trial:
-            chosen = {id(channel_set) for channel_set in self._prunable()}
+            chosen = {id(channel_set) for channel_set in self.prunable_sets()}
             sets = [(n, c) for n, c in enumerate(self.sets) if id(c) in chosen]
 
             def call(model: nn.Module, example: Any) -> Any:
@@ -228,20 +228,8 @@ class ChannelGraph(tp.DependencyGraph):
 
     def get_pruner_of_module(self, module: Owner) -> Any:
         """The pruning functions of a layer, with the ties that hold in this model."""
-        return TiedPruner(self.plain_pruner(module), self._root_parts(module))
-
-    def _root_parts(self, owner: Owner) -> int:
-        """How many equal parts of a root layer's outputs are tied (1: each channel is free)."""
-        for number in self._sets_of.get(owner, ()):
-            channel_set = self.sets[number]
-            root = channel_set.root
-            if root.owner is owner and channel_set.size:
-                size, count = root.components.numel(), channel_set.size
-                if size % count == 0 and size > count:
-                    parts = root.components.view(size // count, count)
-                    if bool((parts == parts[0]).all()):
-                        return size // count
-        return 1
+        parts = (self.sets[n].tied_parts(module) for n in self._sets_of.get(module, ()))
+        return TiedPruner(self.plain_pruner(module), next((n for n in parts if n > 1), 1))
 
     def get_all_groups(
         self,
@@ -261,7 +249,7 @@ class ChannelGraph(tp.DependencyGraph):
         """
         ignored = with_parts([*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING])
         with_gradients = any(p.grad is not None for p in self.model.parameters())
-        for channel_set in list(self._prunable()):
+        for channel_set in self.prunable_sets():
             makers = [s.owner for s in channel_set.sites if s.side == "out"]
             if any(maker in ignored for maker in makers):
                 continue
@@ -272,14 +260,9 @@ class ChannelGraph(tp.DependencyGraph):
 
     def named_groups(self) -> Iterator[tuple[str, ChannelGroup]]:
         """Yield (name of the root layer, group) for every group that may be pruned."""
-        for channel_set in self._prunable():
+        for channel_set in self.prunable_sets():
             group = build_group(self, channel_set, channel_set.components)
             yield self.name_of(channel_set.root.owner), group
-
-    def _prunable(self) -> Iterator[ChannelSet]:
-        for number, channel_set in enumerate(self.sets):
-            if channel_set.reason is None and number not in self._outside and channel_set.size > 1:
-                yield channel_set
 
     def get_pruning_group(
         self, module: Owner, pruning_fn: Any, idxs: Any
@@ -418,4 +401,8 @@ class ChannelGraph(tp.DependencyGraph):
 
     def prunable_sets(self) -> list[ChannelSet]:
         """The channel sets of the groups that may be pruned."""
-        return list(self._prunable())
+        return [
+            channel_set
+            for number, channel_set in enumerate(self.sets)
+            if channel_set.size > 1 and self.why_not(number) is None
+        ]

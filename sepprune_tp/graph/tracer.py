@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,19 +15,14 @@ from .._modes import eval_mode
 from ..layers import LayerRule, rule_of
 from ..layers.composite import named_layers, run_by_parts
 from ..layers.held import HeldBuffer
-from .labels import Channels, LabelStore, Place, merge_along, varying_dims
+from .labels import Channels, LabelStore, merge_along, varying_dims
 from .operations import rule_for
 from .rectangles import Rectangle, rectangle
 from .sharing import DirectUses, couple, shared_parameters
 from .tracing import Sites
+from .whereabouts import Whereabouts
 
 __all__ = ["Tracer", "shapes_of"]
-
-_FOREIGN = tuple(  # neither our files nor torch's are the model's own, by whatever path
-    str(path)
-    for file, above in ((__file__, 1), (torch.__file__, 0))
-    for path in (Path(file).parents[above], Path(file).resolve().parents[above])
-)
 
 
 class Tracer(TorchDispatchMode):
@@ -57,23 +50,21 @@ class Tracer(TorchDispatchMode):
         self.model = model
         self._custom = custom or {}
         self.store = LabelStore()
+        self._names = {module: name for name, module in named_layers(model)}
+        self._here = Whereabouts(self._names)
         self.channels = Channels()
-        self.channels.where = self._place_number
+        self.channels.where = lambda: self._here.number_in(self.channels)
         self.sites: dict[nn.Module | nn.Parameter, Sites] = {}
         self.refused: dict[nn.Module, str] = {}
         self.parameter_dims: dict[nn.Parameter, int] = {}
         self.rectangles: list[Rectangle] = []
-        self._names = {module: name for name, module in named_layers(model)}
         self._consumed: list[Tensor] = []
         self.output_shapes: Any = None
-        self._stack: list[nn.Module] = []
         self._inside_layer = 0
         self._owned = {t.untyped_storage()._cdata: (n, t, t) for n, t in _state(model)}
         self._held: dict[str, HeldBuffer] = {}
         self._direct = DirectUses(model)
         self.shared = shared_parameters(model)
-        self._doing = "call"  # the operation or kind of layer that is being followed
-        self._place: int | None = None  # number of its place, once a union asked for it
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -111,7 +102,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self._inside_layer:
-            self._doing, self._place = func.overloadpacket.__name__, None
+            self._here.follow(func.overloadpacket.__name__)
             self._used_directly(args)
             rule = rule_for(func)
             if rule is not None:
@@ -128,28 +119,26 @@ class Tracer(TorchDispatchMode):
             return
         name = str(func.overloadpacket.__name__)
         self.protect(labels, f"operation '{name}' has no rule and may mix channels")
-        label = self.channels.fixed(f"it is made by '{name}', which has no rule, {self._where()}")
+        label = self.channels.fixed(f"it is made by '{name}', which has no rule, {self._here}")
         _each_tensor(output, lambda t: self.store.set(t, label))
 
     # -- what operation rules use -----------------------------------------------------------------
 
     def protect(self, labels: Sequence[Tensor], why: str) -> None:
         """Protect every channel in ``labels`` with a reason and the place in the code."""
-        where = self._where()
+        where = str(self._here)
         for tensor in labels:
             self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
 
     def leave_ungated(self, labels: Sequence[Tensor], why: str) -> None:
         """Let channels be cut but not gated, with a reason and the place in the code."""
-        where = self._where()
+        where = str(self._here)
         for tensor in labels:
             self.channels.leave_ungated(torch.unique(tensor).tolist(), f"{why}, {where}")
 
     def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
         """Remember a channel axis that a reshape split."""
-        self.rectangles.append(
-            Rectangle(rectangle(labels, axes), Place(self._doing, *self._here()))
-        )
+        self.rectangles.append(Rectangle(rectangle(labels, axes), self._here.place()))
 
     def consumed(self, labels: Tensor) -> bool:
         """Whether channels just went through a layer that closes them for the product to come."""
@@ -200,7 +189,7 @@ class Tracer(TorchDispatchMode):
                 if isinstance(tensor, Tensor):
                     entry = self._owned.get(tensor.untyped_storage()._cdata)
                     if entry is not None and entry[1] in self._direct.layer_of:
-                        self._direct.note(entry[1], self._where())
+                        self._direct.note(entry[1], str(self._here))
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -217,7 +206,7 @@ class Tracer(TorchDispatchMode):
 
     def _enter(self, rule: LayerRule | None) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            self._stack.append(module)
+            self._here.enter(module)
             self._inside_layer += rule is not None
 
         return hook
@@ -229,12 +218,12 @@ class Tracer(TorchDispatchMode):
                 if not self._inside_layer:
                     with torch._C._DisableTorchDispatch():
                         self._layer(rule, module, args, kwargs, output)
-            self._stack.pop()
+            self._here.leave()
 
         return hook
 
     def _layer(self, rule: LayerRule, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        self._doing, self._place = rule.kind, None
+        self._here.follow(rule.kind)
         result = rule.output(out)
         entering: list[Tensor] = []
         _each_tensor((args, kwargs), lambda t: entering.append(t))
@@ -361,27 +350,6 @@ class Tracer(TorchDispatchMode):
         if parts > 1 and labels.numel() % parts == 0:
             for column in labels.view(parts, -1).unbind(1):
                 self.channels.unite_all(column)
-
-    def _place_number(self) -> int:
-        """Place of the operation that is being followed; the stack is walked once for each."""
-        if self._place is None:
-            self._place = self.channels.new_place(Place(self._doing, *self._here()))
-        return self._place
-
-    def _where(self) -> str:
-        module, line = self._here()
-        return f"in '{module or 'the model'}'" + (f" ({line})" if line else "")
-
-    def _here(self) -> tuple[str, str]:
-        """Path of the module that runs, and file and line of the model's own code."""
-        module = self._names.get(self._stack[-1], "") if self._stack else ""
-        frame = sys._getframe(1)
-        while frame is not None:
-            path = frame.f_code.co_filename
-            if not path.startswith((*_FOREIGN, "<")):
-                return module, f"{Path(path).name}:{frame.f_lineno}"
-            frame = frame.f_back  # type: ignore[assignment]
-        return module, ""
 
 
 def _along(labels: Tensor, axis: int, out: Tensor) -> Tensor:
