@@ -55,15 +55,15 @@ def gradients_of(model: nn.Module, batches: Iterable[Batch]) -> Gradients:
     total = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     square = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     count = 0
-    for mixture, sources in batches:
-        model.zero_grad(set_to_none=True)
-        with recurrent_gradients(model):
+    with recurrent_gradients(model):
+        for mixture, sources in batches:
+            model.zero_grad(set_to_none=True)
             pit_neg_si_sdr(model(mixture.to(device)), sources.to(device)).backward()
-        count += 1
-        for name, parameter in named.items():
-            if parameter.grad is not None:
-                total[name] += parameter.grad
-                square[name] += parameter.grad.square()
+            count += 1
+            for name, parameter in named.items():
+                if parameter.grad is not None:
+                    total[name] += parameter.grad
+                    square[name] += parameter.grad.square()
     model.zero_grad(set_to_none=True)
     return Gradients(
         {name: value / count for name, value in total.items()},
