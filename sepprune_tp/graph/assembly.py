@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..layers import LayerRule
 from .labels import Channels
 from .tracing import Sites
 
@@ -31,6 +32,7 @@ class Site:
         components: Component of each channel, shape (n,), int64; 0: none.
         labels: The label that stood at each channel in the trace, shape (n,), int64.
         consumes: Whether a gate in this layer closes its channels (it reads them).
+        rule: The rule of the layer; None for a bare parameter.
     """
 
     owner: Owner
@@ -38,6 +40,7 @@ class Site:
     components: Tensor
     labels: Tensor
     consumes: bool = False
+    rule: LayerRule | None = None
     _members: tuple[Tensor, dict[int, int]] | None = field(default=None, repr=False, compare=False)
     _positions: tuple[Tensor, dict[int, list[int]]] | None = field(
         default=None, repr=False, compare=False
@@ -68,6 +71,12 @@ class Site:
         positions = self.positions()
         chosen = [i for component in set(members) for i in positions.get(component, ())]
         return torch.tensor(sorted(chosen), dtype=torch.long)
+
+    def count(self, going: set[int], grouped: bool = False) -> int:
+        """Channels that are left without some components; or components, if ``grouped``."""
+        if grouped:
+            return len(self.members().keys() - going)
+        return sum(1 for c in self.components.tolist() if c not in going)
 
     def cut(self, kept: Tensor) -> None:
         """Keep only the channels at some indices."""
@@ -116,7 +125,7 @@ def resolve(traced: dict[Owner, Sites], channels: Channels) -> list[Site]:
         for side, values in (("in", labels.inputs), ("out", labels.outputs)):
             if values is not None:
                 consumes = _consumes(owner, labels, side)
-                sites.append(Site(owner, side, roots[values], values, consumes))
+                sites.append(Site(owner, side, roots[values], values, consumes, labels.rule))
     return sites
 
 
@@ -145,13 +154,14 @@ def assemble(sites: list[Site], channels: Channels, through: set[Owner]) -> list
         for component in site.members():
             holders.setdefault(component, []).append(site)
     makers = [s for s in sites if s.side == "out" and s.owner not in through]
+    consumed = {channels.find(label) for label in channels.consumed}
     done: set[int] = {0}
     groups = []
     for maker in makers:
         if not maker.members().keys() <= done:
             family = _family(maker, holders, through)
             while not maker.members().keys() <= done:
-                group = _group(family, done, holders, channels)
+                group = _group(family, done, holders, channels, consumed)
                 done.update(group.components)
                 groups.append(group)
     return groups
@@ -171,7 +181,11 @@ def _family(start: Site, holders: dict[int, list[Site]], through: set[Owner]) ->
 
 
 def _group(
-    family: list[Site], done: set[int], holders: dict[int, list[Site]], channels: Channels
+    family: list[Site],
+    done: set[int],
+    holders: dict[int, list[Site]],
+    channels: Channels,
+    consumed: set[int],
 ) -> ChannelSet:
     """The group of the maker with the most components left, one channel each if possible."""
 
@@ -188,11 +202,13 @@ def _group(
             sites[id(site)] = site
     group = ChannelSet(root, members, list(sites.values()))
     group.ungated = next(filter(None, map(channels.ungated, members)), None)
-    group.reason = _why_not(group, ordered, channels)
+    group.reason = _why_not(group, ordered, channels, consumed)
     return group
 
 
-def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str | None:
+def _why_not(
+    group: ChannelSet, ordered: list[int], channels: Channels, consumed: set[int]
+) -> str | None:
     for component in group.components:
         reason = channels.reason(component)
         if reason is not None:
@@ -202,7 +218,8 @@ def _why_not(group: ChannelSet, ordered: list[int], channels: Channels) -> str |
     if group.size == 1:
         single = group.root.components.numel() == 1
         return "it is a single channel" if single else "all of its channels are coupled into one"
-    if group.ungated is None and not any(site.consumes for site in group.sites):
+    read = any(component in consumed for component in group.components)
+    if group.ungated is None and not read and not any(site.consumes for site in group.sites):
         return "no layer with weights reads its channels"
     members = set(group.components)
     for site in group.sites:

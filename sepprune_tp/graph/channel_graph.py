@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 import torch_pruning as tp
 from torch import nn
 from torch_pruning import ops
@@ -17,22 +18,24 @@ from ..errors import GraphError
 from ..layers import rule_of
 from ..layers.composite import named_layers
 from ..layers.custom import custom_rules
-from ..layers.held import HeldBuffer
+from ..layers.bare import BareAxis, BareTensor
 from .assembly import ChannelSet, Owner, Site, assemble, resolve
 from .choosing import group_of_channels, keeps_a_channel
 from .cutting import cut_group
 from .explanation import Explanation, explain
+from .gating import Places
 from .functions import TiedPruner, complete_gradients, passes_filter
 from .group import ChannelGroup, GroupUnion, build_group, parameter_node
 from .labels import Channels, Place
 from .limits import off_limits, with_parts
 from .overview import Report, report
+from .hypotheses import prove
+from .prove import Bench, Proof, Width
 from .rectangles import settle
 from .running import forward, trace_shortest
 from .scope import Scope, check_scope, modules_in_scope
 from .sharing import Holder
 from .tracer import Tracer
-from .trial import Trial, try_sets
 
 __all__ = ["ChannelGraph"]
 
@@ -59,12 +62,12 @@ class ChannelGraph(tp.DependencyGraph):
         Args:
             scope: Where channels may be pruned: ``"separator"`` (inside the masker only),
                 ``"all"``, or a list of modules.
-            trial: Whether to cut and run a copy of the model, and to protect what it does not run
-                without; see :mod:`sepprune_tp.graph.trial`. What it found is in :attr:`tried`.
+            trial: Whether to compare a gated and a cut copy of the model by value, and to protect
+                what differs; see :mod:`sepprune_tp.graph.prove`. What it found is in :attr:`tried`.
         """
         super().__init__()
         self.trial = trial
-        self.tried = Trial(skipped="no graph was built")
+        self.tried = Proof(skipped="no graph was built")
         self.scope: Scope = check_scope(scope)
         self.sets: list[ChannelSet] = []
         self._outside: dict[int, tuple[str, Site]] = {}
@@ -74,6 +77,15 @@ class ChannelGraph(tp.DependencyGraph):
         self.refused: dict[nn.Module, str] = {}
         self._parameter_dims: dict[nn.Parameter, int] = {}
         self._through: set[Owner] = set()
+        self.roots = torch.zeros(1, dtype=torch.long)
+        self.by_calls: set[nn.Module] = set()
+        self.ran: set[nn.Module] = set()
+        self.rules: dict[nn.Module, Any] = {}
+        self.places: Places = {}
+        self.axes: dict[int, int] = {}
+        self.ties: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.widths: list[Width] = []
+        self._inside: set[nn.Module] | None = None
         self.shared: list[list[Holder]] = []
         self._pruners: dict[nn.Module, BasePruningFunc] = {}
 
@@ -121,73 +133,180 @@ class ChannelGraph(tp.DependencyGraph):
         self.IGNORED_LAYERS_IN_TRACING.extend(ignored_layers or [])
         for kind, pruner in (customized_pruners or {}).items():
             self.register_customized_layer(kind, pruner)
-        inside = modules_in_scope(self.scope, model)
+        self._inside = modules_in_scope(self.scope, model)
         custom = custom_rules(model, self.CUSTOMIZED_PRUNERS, rule_of)
         tracer, inputs = trace_shortest(model, example_inputs, forward_fn, output_transform, custom)
-        self._finish(model, tracer, inside)
-        self._try(inputs, tracer.output_shapes, forward_fn, output_transform)
+        self._gather(tracer)
+        self.form()
+        self._prove(inputs, forward_fn, output_transform)
         return self
 
-    def _finish(self, model: nn.Module, tracer: Tracer, inside: set[nn.Module] | None) -> None:
-        for module, adapter in adapters_in(model):
+    def _gather(self, tracer: Tracer) -> None:
+        """Take over what a trace left, once for all hypotheses."""
+        for module, adapter in adapters_in(self.model):
             tracer.channels.meet_at(Place("shared width", self.name_of(module)))
             for tie in adapter.ties(module):
                 tracer.tie(tie.first, tie.second, tie.index)
-        settle(tracer.rectangles, tracer.channels, tracer.made())
-        self._through = {
-            owner
-            for owner, sites in tracer.sites.items()
-            if sites.rule is None or sites.rule.relation == "through"
-        }
-        self.channels, self.refused = tracer.channels, tracer.refused
-        sites = resolve(tracer.sites, tracer.channels)
-        self._sites = {(site.owner, site.side): site for site in sites}
-        self.sets = assemble(sites, tracer.channels, self._through)
-        self._sets_of = {}
+        self._tracer = tracer
+        self.refused, self.by_calls = tracer.refused, tracer.by_calls
+        self.ran = tracer.ran
         self._parameter_dims = tracer.parameter_dims
         self._pruners = {  # for good: a cut may give a layer another rule, such as one of groups
             owner: sites.rule.pruner(owner)
             for owner, sites in tracer.sites.items()
             if sites.rule is not None and isinstance(owner, nn.Module)
         }
+        self.rules = {o: s.rule for o, s in tracer.sites.items() if isinstance(o, nn.Module)}
         self.shared = list(tracer.shared.values())
         for owner in tracer.sites:
-            if isinstance(owner, HeldBuffer):
+            if isinstance(owner, BareTensor):
                 host = self._module2name[owner.host]
                 self._module2name[owner] = f"{host}.{owner.key}" if host else owner.key
         self.module2node = {owner: self._make_node(owner) for owner in tracer.sites}
-        self._outside = {}
+        self.places = tracer.places
+        self.axes, self.ties, self.widths = {}, [], []
+
+    def form(self) -> None:
+        """Form the sets under the present hypotheses (``axes`` and ``ties``)."""
+        tracer = self._tracer
+        channels = tracer.channels.copy()
+        settle(tracer.rectangles, channels, tracer.made(), tracer.bundles, self.axes)
+        channels.meet_at(Place("widths that the code compares"))
+        for one, other in self.ties:
+            for a, b in zip(one.tolist(), other.tolist(), strict=True):
+                channels.unite(a, b)
+        self.channels, self.roots = channels, channels.roots()
+        self._protect_mixed_places(channels)
+        self._through = {
+            owner
+            for owner, sites in tracer.sites.items()
+            if sites.rule is None or sites.rule.relation == "through"
+        }
+        sites = resolve(tracer.sites, channels)
+        self._through -= self._making(sites)
+        self._sites = {(site.owner, site.side): site for site in sites}
+        self.sets = assemble(sites, channels, self._through)
+        self._sets_of, self._outside = {}, {}
         for number, channel_set in enumerate(self.sets):
             for owner in dict.fromkeys(site.owner for site in channel_set.sites):
                 self._sets_of.setdefault(owner, []).append(number)
-            why = None if channel_set.reason else off_limits(self, channel_set, inside)
+            why = None if channel_set.reason else off_limits(self, channel_set, self._inside)
             if why is not None:
                 self._outside[number] = why
         for fn in (self.function_of(site) for site in self.sites()):
             self._register_function(fn)
 
-    def _try(
+    def _making(self, sites: list[Site]) -> set[Owner]:
+        """Bare tensors whose channels no layer makes: learned queries, tables."""
+        made = {
+            c for s in sites if s.side == "out" and s.owner not in self._through for c in s.members()
+        }
+        return {
+            s.owner
+            for s in sites
+            if isinstance(s.owner, (nn.Parameter, BareAxis)) and not made & s.members().keys()
+        }
+
+    def _protect_mixed_places(self, channels: Channels) -> None:
+        """Protect what one call reads in several ways when its module runs several times."""
+        for (module, _), place in self.places.items():
+            for gates in place.gates.values():
+                first, *others = gates
+                for gate in others:
+                    same = gate.labels.keys() == first.labels.keys() and all(
+                        torch.equal(self.roots[gate.labels[i]], self.roots[first.labels[i]])
+                        for i in gate.labels
+                    )
+                    if not same:
+                        why = (
+                            f"'{gate.name}' in '{self.name_of(module)}' reads other channels each "
+                            "time that the module runs"
+                        )
+                        for labels in (*gate.labels.values(), *first.labels.values()):
+                            channels.protect(labels.flatten().tolist(), why)
+
+    def _prove(
         self,
         inputs: Any,
-        shapes: Any,
         forward_fn: Callable[[nn.Module, Any], Any] | None,
         output_transform: Callable[[Any], Any] | None,
     ) -> None:
-        """Cut and run a copy; protect the sets that it does not run without."""
-        self.tried = Trial(skipped="it was not asked for")
+        """Compare gated and cut copies by value; protect the sets that differ."""
+        self.tried = Proof(skipped="it was not asked for")
         if self.trial:
-            chosen = {id(channel_set) for channel_set in self.prunable_sets()}
-            sets = [(n, c) for n, c in enumerate(self.sets) if id(c) in chosen]
 
             def call(model: nn.Module, example: Any) -> Any:
                 return forward(model, example, forward_fn, output_transform)
 
+            names = {**self._module2name, **self._param_to_name}
             with eagerly(), keep_random_state(self.model):
-                self.tried = try_sets(self.model, call, inputs, shapes, sets, self._cut_copy)
+                bench = Bench(self.model, call, inputs, names)
+                self.tried = prove(self, bench)
+            self.widths = list(bench.widths)
         for number, reason in self.tried.refused.items():
             self.sets[number].reason = reason
 
-    def _cut_copy(self, site: Site, owner: Owner, indices: list[int]) -> Any:
+    # -- what the proof asks ----------------------------------------------------------------------
+
+    def offered(self) -> list[tuple[int, ChannelSet]]:
+        """The sets that are to be prunable, with their numbers."""
+        chosen = {id(channel_set) for channel_set in self.prunable_sets()}
+        return [(n, c) for n, c in enumerate(self.sets) if id(c) in chosen]
+
+    def suspicion(self, channel_set: ChannelSet) -> str | None:
+        """What in the code may need all channels of a set."""
+        known = self._tracer.channels.suspicions
+        if not known:
+            return None
+        found = {self.channels.find(label): why for label, why in reversed(known.items())}
+        return next((found[c] for c in channel_set.components if c in found), None)
+
+    def places_of(self, channel_set: ChannelSet) -> list[str]:
+        """Names of the modules whose code reshapes channels of a set."""
+        numbers = self.rectangles_of(channel_set)
+        return list(dict.fromkeys(self._tracer.rectangles[n].place.module for n in numbers))
+
+    def rectangles_of(self, channel_set: ChannelSet) -> list[int]:
+        """The split axes that hold channels of a set, by number."""
+        members = set(channel_set.components)
+        return [
+            number
+            for number, (grid, _) in enumerate(self._tracer.rectangles)
+            if members & set(self.roots[grid.flatten().long()].tolist())
+        ]
+
+    def sides_of(self, number: int) -> list[int]:
+        """The axes along which a split axis may shrink."""
+        grid = self._tracer.rectangles[number].labels
+        channels = self._tracer.channels
+        roots = torch.tensor([channels.find(label) for label in grid.flatten().tolist()])
+        roots = roots.view(grid.shape)
+        found = []
+        for axis in range(grid.dim()):
+            rows = roots.movedim(axis, 0).flatten(1).tolist()
+            apart = [set(row) for row in rows]
+            if len(rows) > 1 and len(set().union(*apart)) == sum(map(len, apart)):
+                found.append(axis)
+        return found
+
+    def present_side(self, number: int) -> int:
+        """The axis along which a split axis shrinks now."""
+        grid = self._tracer.rectangles[number].labels
+        roots = self.roots[grid.long()]
+        for axis in range(grid.dim()):
+            rows = roots.movedim(axis, 0).flatten(1)
+            if bool((rows == rows[:, :1]).all()) and rows[:, 0].unique().numel() > 1:
+                return axis
+        return grid.dim() - 1
+
+    def site_named(self, name: str, side: str) -> Site | None:
+        """One side of a layer by its name."""
+        for (owner, which), site in self._sites.items():
+            if which == side and self.name_of(owner) == name:
+                return site
+        return None
+
+    def cut_copy(self, site: Site, owner: Owner, indices: list[int]) -> Any:
         """Cut a copy of the owner of a site."""
         function = self.function_of(site)
         function.__self__.pruning_dim = self.module2node[site.owner].pruning_dim
@@ -302,6 +421,14 @@ class ChannelGraph(tp.DependencyGraph):
     def apply(self, group: ChannelGroup, record_history: bool = True) -> None:
         """Cut a group of this graph out of the model; see :func:`cutting.cut_group`."""
         cut_group(self, group, record_history)
+
+    def follow_widths(self) -> None:
+        """Set the numbers in the model's modules that count channels to what is left of them."""
+        layers = dict(self.model.named_modules())
+        for width in self.widths:
+            site = self.site_named(width.owner, width.side)
+            if site is not None:
+                width.apply(layers[width.module], site.count(set(), width.grouped))
 
     # -- explanations -----------------------------------------------------------------------------
 

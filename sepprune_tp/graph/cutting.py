@@ -49,6 +49,7 @@ def cut_group(graph: ChannelGraph, group: ChannelGroup, record_history: bool = T
     group.channel_set.components = left
     tie_again(graph.shared)
     sync_attributes(graph.model)
+    graph.follow_widths()
     if record_history:
         is_out = graph.is_out_channel_pruning_fn(dep.trigger)
         graph.pruning_history().append([root_name, is_out, idxs])
@@ -65,7 +66,7 @@ def _remember(graph: ChannelGraph, root_name: str, cuts: list[tuple[Any, str, li
         name = graph.name_of(owner)
         if side == "out":
             outputs[name] = (graph.site_of(owner, side).components.numel(), gone)
-        rule = None if isinstance(owner, nn.Parameter) else rule_of(owner)
+        rule = None if isinstance(owner, nn.Parameter) else (graph.rules.get(owner) or rule_of(owner))
         if rule is not None and rule.kind == "norm" and rule.pools_channels(owner):
             lineage.pooling = sorted({*lineage.pooling, name})
     lineage.group_cut(root_name, outputs)

@@ -48,7 +48,7 @@ def passes_filter(owner: Owner, types: tuple[type, ...]) -> bool:
         return True
     rule = None if isinstance(owner, nn.Parameter) else rule_of(owner)
     kind = "" if rule is None else rule.kind
-    if kind in ("rnn", "embedding"):
+    if kind in ("rnn", "embedding", "weight", "parameter", "buffer"):
         return nn.LSTM in types or nn.Linear in types
     return kind == "filterbank" and ops.TORCH_CONV in types
 

@@ -71,6 +71,9 @@ class Channels:
         places: Where they happened, by number.
         where: Tells the place of the union that is being made; asked only if the union matters.
         fixed_reasons: For labels made by :meth:`fixed`: the reason.
+        virtual: Labels that no layer makes: each stands for several channels, such as a head.
+        consumed: Labels that a gated call reads or pools.
+        suspicions: For some labels, why the model may need all of them.
     """
 
     def __init__(self) -> None:
@@ -81,6 +84,9 @@ class Channels:
         self.places: list[Place] = []
         self.where: Callable[[], int] | None = None
         self.fixed_reasons: dict[int, str] = {}
+        self.virtual: set[int] = set()
+        self.consumed: set[int] = set()
+        self.suspicions: dict[int, str] = {}
 
     def fresh(self, count: int) -> Tensor:
         """Make ``count`` new labels, shape (count,), int64."""
@@ -104,6 +110,25 @@ class Channels:
         """Say where the unions to come are made, until the next call."""
         number = self.new_place(place)
         self.where = lambda: number
+
+    def copy(self) -> Channels:
+        """The same state, that goes its own way from here on."""
+        made = Channels()
+        made._parent = list(self._parent)
+        made._reason, made._ungated = dict(self._reason), dict(self._ungated)
+        for column in ("one", "other", "place"):
+            setattr(made.meetings, column, array("q", getattr(self.meetings, column)))
+        made.places, made.where = list(self.places), self.where
+        made.fixed_reasons = dict(self.fixed_reasons)
+        made.virtual, made.consumed = set(self.virtual), set(self.consumed)
+        made.suspicions = dict(self.suspicions)
+        return made
+
+    def suspect(self, labels: list[int], reason: str) -> None:
+        """Remember what protects channels if the model turns out to need them."""
+        for label in labels:
+            if label:
+                self.suspicions.setdefault(label, reason)
 
     def find(self, label: int) -> int:
         """The representative of a label's component."""
@@ -230,7 +255,7 @@ def _resized(shadow: Tensor, item: int, new_item: int) -> Tensor:
 
 def constant_along(labels: Tensor, dim: int) -> bool:
     """Whether labels do not change along ``dim``, zeros (no channel) aside."""
-    if labels.size(dim) <= 1 or labels.stride(dim) == 0:
+    if labels.size(dim) <= 1 or labels.stride(dim) == 0 or not labels.numel():
         return True
     first = labels.narrow(dim, 0, 1)
     if bool((labels == first).all()):
@@ -266,7 +291,9 @@ def merge_along(labels: Tensor, axis: int, channels: Channels) -> Tensor:
     for dim in range(labels.dim()):
         if dim != axis and labels.stride(dim) == 0:
             labels = labels.narrow(dim, 0, 1)
-    rows = labels.movedim(axis, 0).flatten(1)
+    rows = labels.movedim(axis, 0).reshape(labels.size(axis), -1)
+    if not rows.numel():
+        return torch.zeros(len(rows), dtype=torch.long)
     highest = rows.amax(1)
     mixed = ((rows != highest[:, None]) & (rows != 0)).any(1)
     for index in mixed.nonzero().flatten().tolist():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.composite import parts_of
-from ..layers.held import HeldBuffer
+from ..layers.bare import BareTensor
 
 __all__ = ["Axis", "Held", "moved"]
 
@@ -58,13 +58,17 @@ def moved(
     Raises:
         ValueError: If what is left of a tensor is no grid of its elements.
     """
-    if isinstance(owner, (nn.Parameter, HeldBuffer)):
-        tensor = owner if isinstance(owner, nn.Parameter) else owner.buffer
-        along = dim if isinstance(owner, nn.Parameter) else owner.dim
-        assert along is not None
+    if isinstance(owner, BareTensor):
+        side = "in" if "in_channels" in handler.__name__ else "out"
+        along, left = owner.left(side, indices)
+        kept: list[Axis] = [left if d == along else None for d in range(owner.tensor.dim())]
+        yield name, {name: Held(name, kept)}
+        return
+    if isinstance(owner, nn.Parameter):
+        assert dim is not None
         gone = set(indices)
-        left = [i for i in range(tensor.shape[along]) if i not in gone]
-        axes: list[Axis] = [left if d == along else None for d in range(tensor.dim())]
+        left = [i for i in range(owner.shape[dim]) if i not in gone]
+        axes: list[Axis] = [left if d == dim else None for d in range(owner.dim())]
         yield name, {name: Held(name, axes)}
         return
     host: nn.Module = getattr(owner, "host", owner)  # a part owns nothing

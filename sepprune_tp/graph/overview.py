@@ -143,7 +143,7 @@ def _params_gone(graph: ChannelGraph, owner: Owner, gone: dict[str, int]) -> int
     """Parameters of one layer that go with some of its input and output channels."""
     if isinstance(owner, nn.Parameter):
         return owner.numel() // graph.site_of(owner, "out").components.numel() * gone["out"]
-    rule = rule_of(owner)
+    rule = graph.rules.get(owner) or rule_of(owner)
     assert rule is not None, "a site of the graph has a rule"
     if rule.relation == "through":
         gone = {"in": gone["out"], "out": gone["out"]}

@@ -16,14 +16,19 @@ from .labels import constant_along
 from .tracing import Tracing
 
 __all__ = [
+    "bare_rearranged",
+    "embed",
     "fold",
     "join_tensors",
+    "pack",
     "pad",
     "put",
     "rearrange",
     "same",
+    "scatter",
     "select_entries",
     "tensors_in",
+    "unpack",
     "write",
 ]
 
@@ -37,26 +42,45 @@ def tensors_in(values: Any) -> list[Tensor]:
     return found
 
 
-def same(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def same(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Output elements are the first input's, in the same places (clone, to, dropout...)."""
-    labels = tracer.store.get(args[0])
+    source = next(iter(named.values()))
+    labels = tracer.store.get(source)
     for out in tensors_in(output):
-        if labels is None:
-            if tracer.is_parameter(args[0]) and out is not args[0]:
-                tracer.derived(args[0], out)
-        elif out.shape == labels.shape:
+        if labels is not None and out.shape == labels.shape:
             tracer.store.set(out, labels)
+        elif labels is None and out is not source and out.shape == source.shape:
+            numbers = tracer.bare.numbers(source)
+            if numbers is not None:
+                tracer.bare.set(out, numbers)
 
 
-def write(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def write(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Elements are overwritten by those of another tensor."""
-    labels = tracer.store.get(args[1])
-    tracer.store.set(args[0], 0 if labels is None else labels.expand(args[0].shape))
+    target, source = named["self"], named["src"]
+    labels = tracer.store.get(source)
+    if labels is None:
+        numbers = tracer.bare.numbers(source)
+        if numbers is not None and not tracer.bare.is_stored(target):
+            tracer.bare.set(target, numbers.expand(target.shape))
+    if labels is not None or tracer.store.get(target) is not None:
+        tracer.store.set(target, 0 if labels is None else labels.expand(target.shape))
 
 
-def rearrange(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def rearrange(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Apply the operation to the labels as it was applied to the data."""
-    if all(tracer.store.get(t) is None for t in tensors_in((args, kwargs))):
+    _moved(tracer.store.get, tracer.store.set, operation, named, output)
+    bare_rearranged(tracer, operation, named, output)
+
+
+def bare_rearranged(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
+    """The same for numbers of bare tensors, where no activation takes part."""
+    if all(tracer.store.get(t) is None for t in tensors_in(named)):
+        _moved(tracer.bare.numbers, tracer.bare.set, operation, named, output)
+
+
+def _moved(get: Any, put_: Any, operation: Any, named: dict[str, Any], output: Any) -> None:
+    if all(get(t) is None for t in tensors_in(named)):
         return
 
     def shadow(value: Any) -> Any:
@@ -64,37 +88,41 @@ def rearrange(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: A
             return value
         if value.dtype in (torch.int64, torch.int32, torch.bool) and not value.is_floating_point():
             return value.cpu()  # an index
-        labels = tracer.store.get(value)
-        return torch.zeros(value.shape, dtype=torch.float64) if labels is None else labels.double()
+        found = get(value)
+        return torch.zeros(value.shape, dtype=torch.float64) if found is None else found.double()
 
-    moved = operation(*tree_map(shadow, args), **tree_map(shadow, kwargs))
-    for out, labels in zip(tensors_in(output), tensors_in(moved), strict=True):
-        tracer.store.set(out, labels)
+    positional = [a.name for a in operation._schema.arguments if not a.kwarg_only]
+    args = [shadowed for name in positional for shadowed in [tree_map(shadow, named[name])]]
+    kwargs = {k: v for k, v in named.items() if k not in positional and v is not None}
+    moved = operation(*args, **tree_map(shadow, kwargs))
+    for out, found in zip(tensors_in(output), tensors_in(moved), strict=True):
+        put_(out, found)
 
 
-def join_tensors(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def join_tensors(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Concatenation and stacking; a bare parameter among labelled tensors is cut with them."""
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    known = [m for m in map(tracer.store.get, args[0]) if m is not None]
+    tensors, dim = named["tensors"], named["dim"]
+    found = [tracer.store.get(t) if t.numel() else None for t in tensors]
+    known = [m for m in found if m is not None]
     if not known:
+        bare_rearranged(tracer, operation, named, output)
         return
-    if operation.overloadpacket is aten.cat and constant_along(known[0], dim):
-        row: Tensor | None = known[0].narrow(dim, 0, 1)
-    else:
-        row = None if operation.overloadpacket is aten.cat else known[0]
+    stacks = operation.overloadpacket is aten.stack
+    row: Tensor | None = known[0] if stacks else None
+    if not stacks and constant_along(known[0], dim):
+        row = known[0].narrow(dim, 0, 1)
     moved = []
-    for tensor in args[0]:
-        labels = tracer.store.get(tensor)
-        if labels is None and row is not None and tracer.is_parameter(tensor):
+    for tensor, labels in zip(tensors, found, strict=True):
+        if labels is None and row is not None and tensor.numel() and tracer.bare.known(tensor):
             labels = row.expand(tensor.shape)
-            tracer.parameter_met(tensor, labels)
+            tracer.met(tensor, labels)
         moved.append(labels if labels is not None else known[0].new_zeros(tensor.shape))
     tracer.store.set(output, operation(moved, dim))
 
 
-def put(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def put(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """``x[index] = values``: fine along other axes, not along channels."""
-    target, indices, values = args[:3]
+    target, indices, values = named["self"], named["indices"], named["values"]
     labels, written = tracer.store.get(target), tracer.store.get(values)
     if labels is None and written is None:
         return
@@ -112,37 +140,96 @@ def put(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) ->
     tracer.store.set(output, torch.where(labels != 0, labels, before))
 
 
-def pad(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def pad(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Padding belongs to no channel unless it lies on an axis where the channel is one."""
-    rearrange(tracer, operation, (args[0], args[1]), {}, output)
+    kept = {k: 0 if k == "value" else v for k, v in named.items()}
+    rearrange(tracer, operation, kept, output)
 
 
-def select_entries(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def select_entries(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Indexing with fixed positions: fine along other axes, not along channels."""
-    labels = tracer.store.get(args[0])
+    labels = tracer.store.get(named["self"])
     if labels is None:
+        bare_rearranged(tracer, operation, named, output)
         return
-    packet = operation.overloadpacket
-    dims = [args[1]] if packet in (aten.index_select, aten.gather) else _indexed_dims(args[1])
+    if "dim" in named:
+        dims = [named["dim"] % max(1, labels.dim())]
+    else:
+        dims = _indexed_dims(named["indices"])
     if any(not constant_along(labels, d) for d in dims):
         tracer.protect([labels], "channels are picked by fixed positions")
-    rearrange(tracer, operation, args, kwargs, output)
+    rearrange(tracer, operation, named, output)
+
+
+def scatter(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
+    """``scatter_add``, ``index_add``...: fine along other axes, not along channels."""
+    source = named.get("src", named.get("source", named.get("value")))
+    tensors = [t for t in (named["self"], source) if isinstance(t, Tensor)]
+    known = [m for m in map(tracer.store.get, tensors) if m is not None]
+    if not known:
+        return
+    dim = named["dim"] % max(1, output.dim())
+    if any(not constant_along(m, dim) for m in known):
+        tracer.protect(known, "channels are picked by fixed positions")
+    rows = [m.amax(dim, keepdim=True) for m in known]
+    shape = list(output.shape)
+    shape[dim] = 1
+    rows = [row for row in rows if list(row.shape) == shape]
+    if len(rows) < len(known):
+        tracer.protect(known, "it is spread over a tensor of another shape")
+        return
+    for row in rows[1:]:
+        for one, other in zip(rows[0].flatten().tolist(), row.flatten().tolist(), strict=True):
+            tracer.channels.unite(one, other)
+    tracer.store.set(output, rows[0].expand(output.shape))
+
+
+def embed(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
+    """Rows of a bare table: its columns are the channels."""
+    numbers = tracer.bare.numbers(named["weight"])
+    if numbers is not None:
+        row = numbers[:1].view((1,) * (output.dim() - 1) + (-1,))
+        tracer.bare.set(output, row.expand(output.shape))
+
+
+def pack(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
+    """Sequences of several lengths packed into one (sum of lengths, C)."""
+    labels = tracer.store.get(named["input"])
+    if labels is None:
+        return
+    if not (constant_along(labels, 0) and constant_along(labels, 1)):
+        tracer.protect([labels], "channels lie along the positions of packed sequences")
+    row = labels.amax((0, 1)).view(1, *output[0].shape[1:])
+    tracer.store.set(output[0], row.expand(output[0].shape))
+
+
+def unpack(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
+    """The reverse."""
+    labels = tracer.store.get(named["data"])
+    if labels is None:
+        return
+    if not constant_along(labels, 0):
+        tracer.protect([labels], "channels lie along the positions of packed sequences")
+    tracer.store.set(output[0], labels.amax(0).expand(output[0].shape))
 
 
 def _indexed_dims(indices: Sequence[Tensor | None]) -> list[int]:
     return [dim for dim, index in enumerate(indices) if index is not None]
 
 
-def fold(tracer: Tracing, operation: Any, args: Any, kwargs: Any, output: Any) -> None:
+def fold(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Overlap-add: what lands on one element must be one channel."""
-    labels = tracer.store.get(args[0])
+    labels = tracer.store.get(named["self"])
     if labels is None:
         return
+    rest = {k: v for k, v in named.items() if k != "self"}
     data = labels.double()
-    count = operation((data > 0).double(), *args[1:], **kwargs)
-    total = operation(data, *args[1:], **kwargs)
-    squares = operation(data.square(), *args[1:], **kwargs)
+    count = operation((data > 0).double(), **rest)
+    total = operation(data, **rest)
+    squares = operation(data.square(), **rest)
     mean = total / count.clamp(min=1)
     if not torch.allclose(squares, mean.square() * count, rtol=1e-9, atol=1e-6):
         tracer.protect([labels], "different channels are added up by an overlap-add")
     tracer.store.set(output, mean.round())
+
+

@@ -8,15 +8,16 @@ has run, so rectangles are gathered during the trace and settled after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .bare_tensors import Bundle
 from .labels import Channels, Place
 
-__all__ = ["Rectangle", "rectangle", "settle"]
+__all__ = ["Rectangle", "default_axis", "rectangle", "settle"]
 
 
 def rectangle(labels: Tensor, axes: Sequence[int]) -> Tensor:
@@ -47,7 +48,13 @@ class Rectangle(NamedTuple):
     place: Place
 
 
-def settle(rectangles: Sequence[Rectangle], channels: Channels, makers: Sequence[Tensor]) -> None:
+def settle(
+    rectangles: Sequence[Rectangle],
+    channels: Channels,
+    makers: Sequence[Tensor],
+    bundles: Sequence[Bundle] = (),
+    axes: Mapping[int, int] | None = None,
+) -> None:
     """Unite what each rectangle needs to stay one, in the order of execution.
 
     Uniting never breaks a rectangle that is settled, so one pass is enough.
@@ -56,30 +63,82 @@ def settle(rectangles: Sequence[Rectangle], channels: Channels, makers: Sequence
         rectangles: In the order of execution.
         channels: Where unions are recorded.
         makers: Labels of the output channels of each layer that makes its own.
+        bundles: Labels that stand for several channels each, such as heads.
+        axes: For some rectangles, by position, the axis along which they shrink.
     """
-    for grid, place in rectangles:
+    axes = axes or {}
+    for number, (grid, place) in enumerate(rectangles):
         channels.meet_at(place)
-        if not _shrinks_by_rows(grid, channels, makers):
-            for dim in range(grid.dim() - 1):
+        axis = axes.get(number, default_axis(grid, channels, makers))
+        for dim in range(grid.dim()):
+            if dim != axis:
                 for column in grid.movedim(dim, 0).flatten(1).unbind(1):
                     channels.unite_all(column)
+    channels.meet_at(Place("heads"))
+    _settle_bundles(bundles, channels, makers)
 
 
-def _shrinks_by_rows(grid: Tensor, channels: Channels, makers: Sequence[Tensor]) -> bool:
-    """Whether whole rows go, and another layer makes just these channels, one a row, in order.
+def default_axis(grid: Tensor, channels: Channels, makers: Sequence[Tensor]) -> int:
+    """The axis along which a rectangle shrinks where nothing else is known.
 
-    Such a layer is what the code took the number of rows from. Without one it may be a constant.
+    An axis whose rows are channels of their own already, one each, in the order in which a layer
+    makes them: the code took its size from there. Or one whose rows are united, so that no other
+    can shrink. Else the last.
     """
     components = _components(grid, channels)
+    united = []
     for axis in range(grid.dim() - 1):
         rows = components.movedim(axis, 0).flatten(1)
         if bool((rows == rows[:, :1]).all()):
-            return any(
-                torch.equal(_components(made, channels), rows[:, 0])
-                for made in makers
-                if made.numel() == rows.size(0)
-            )
-    return False
+            united.append((axis, rows[:, 0]))
+    for axis, row in united:
+        same = [made for made in makers if made.numel() == len(row)]
+        if any(torch.equal(_components(made, channels), row) for made in same):
+            return axis
+    for axis, row in united:
+        if row.unique().numel() > 1:
+            return axis
+    return grid.dim() - 1
+
+
+def _settle_bundles(
+    bundles: Sequence[Bundle], channels: Channels, makers: Sequence[Tensor]
+) -> None:
+    """Unite an entry with its channels where these go together, or where the entry is a channel."""
+    pairs = [
+        (int(entry), sorted({m for m in members if m}))
+        for bundle in bundles
+        if _apart(bundle)
+        for entry, members in zip(bundle.entries.tolist(), bundle.members.tolist(), strict=True)
+    ]
+    made = sorted({label for labels in makers for label in labels.tolist() if label})
+    changed = True
+    while changed and pairs:
+        changed = False
+        real = {channels.find(label) for label in made}
+        left = []
+        for entry, members in pairs:
+            if not entry or not members:
+                continue
+            together = len({channels.find(m) for m in members}) == 1
+            if together or channels.find(entry) in real:
+                for member in members:
+                    channels.unite(entry, member)
+                changed = True
+            else:
+                left.append((entry, members))
+        pairs = left
+
+
+def _apart(bundle: Bundle) -> bool:
+    """Whether no channel belongs to several entries."""
+    rows = bundle.members
+    if len(rows) < 2:
+        return True
+    owner = torch.arange(len(rows))[:, None].expand_as(rows)
+    pairs = torch.stack([rows.flatten(), owner.flatten()])[:, rows.flatten() > 0]
+    pairs = torch.unique(pairs, dim=1)
+    return pairs[0].unique().numel() == pairs.shape[1]
 
 
 def _components(labels: Tensor, channels: Channels) -> Tensor:

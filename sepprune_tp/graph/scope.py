@@ -9,7 +9,7 @@ from torch import nn
 from ..architectures import separators_of
 from ..errors import InputError
 from ..layers.composite import named_layers
-from ..layers.held import HeldBuffer
+from ..layers.bare import BareTensor
 
 __all__ = ["Scope", "check_scope", "host_of", "modules_in_scope"]
 
@@ -50,7 +50,7 @@ def modules_in_scope(scope: Scope, model: nn.Module) -> set[nn.Module] | None:
 
 def host_of(owner: nn.Module | nn.Parameter, name: str, model: nn.Module) -> nn.Module:
     """The module of ``model`` that holds a bare parameter or buffer; a layer is its own."""
-    if isinstance(owner, HeldBuffer):
+    if isinstance(owner, BareTensor):
         return owner.host
     if isinstance(owner, nn.Parameter):
         return model.get_submodule(name.rpartition(".")[0])

@@ -106,7 +106,12 @@ class DirectUses:
             if rule_of(module) is not None
             for tensor in (*module.parameters(), *module.buffers())
         }
+        self._by_storage = {t.untyped_storage()._cdata: t for t in self.layer_of}
         self._places: dict[nn.Module, str] = {}
+
+    def owner_of(self, tensor: Tensor) -> Tensor | None:
+        """The parameter or buffer of such a layer that a tensor is, or is a view of."""
+        return self._by_storage.get(tensor.untyped_storage()._cdata)
 
     def note(self, tensor: Tensor, where: str) -> None:
         """A tensor of a layer was read; ``where`` is the place in the code."""

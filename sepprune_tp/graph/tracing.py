@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..layers import LayerRule
+from .bare_tensors import BareTensors, Bundle
 from .labels import Channels, LabelStore
 
 __all__ = ["Rule", "Sites", "Tracing"]
@@ -35,18 +36,34 @@ class Tracing(Protocol):
 
     store: LabelStore
     channels: Channels
+    bare: BareTensors
+    bundles: list[Bundle]
 
     def protect(self, labels: Sequence[Tensor], why: str) -> None:
         """Protect every channel in ``labels``; the place in the code is added to ``why``."""
 
-    def leave_ungated(self, labels: Sequence[Tensor], why: str) -> None:
-        """Let channels be cut but not gated; the place in the code is added to ``why``."""
+    def suspect(self, labels: Sequence[Tensor], why: str) -> None:
+        """Say what protects channels if the proof finds that they cannot be cut."""
 
-    def parameter_met(self, tensor: Tensor, labels: Tensor) -> None:
-        """A bare parameter met ``labels`` (broadcast to a common shape) element by element."""
+    def gate(self, labels: Sequence[Tensor], why: str, pools: bool = False) -> None:
+        """Let gates close channels in the running call; where they cannot, protect them."""
 
-    def derived(self, tensor: Tensor, output: Tensor) -> None:
-        """``output`` is a function of a bare parameter, element by element."""
+    def head_labels(self, rows: Tensor) -> Tensor | None:
+        """Labels that stand for whole rows of channels, shape (rows,); None for a single row."""
+
+    def met(self, tensor: Tensor, labels: Tensor) -> None:
+        """A bare tensor met ``labels``, of the shape of the result, element by element."""
+
+    def bare_norm(self, tensors: Sequence[Any], labels: Tensor, axis: int, kind: str) -> None:
+        """Bare tensors of an entry per channel scaled an axis of ``labels``."""
+
+    def bare_product(
+        self, activation: Tensor, weight: Tensor, labels: Tensor, kind: str
+    ) -> Tensor | None:
+        """A product (…, n, K) @ (…, K, J) with a bare weight: labels of (…, J)."""
+
+    def convolved(self, named: dict[str, Any], output: Tensor) -> bool:
+        """A convolution with a bare weight; whether it is one that is known."""
 
     def axis_split(self, labels: Tensor, axes: Sequence[int]) -> None:
         """A reshape made ``labels``, which change along several axes, of fewer channel axes."""
@@ -54,9 +71,6 @@ class Tracing(Protocol):
     def consumed(self, labels: Tensor) -> bool:
         """Whether a layer closes these channels for the product that they go into."""
 
-    def is_parameter(self, tensor: Tensor) -> bool:
-        """Whether a tensor is a parameter or buffer of the model (or a view of one)."""
 
-
-Rule = Callable[[Tracing, Any, tuple[Any, ...], dict[str, Any], Any], None]
-"""(tracer, operation, args, kwargs, output) -> None; writes the labels of the output."""
+Rule = Callable[[Tracing, Any, dict[str, Any], Any], None]
+"""(tracer, operation, arguments by name, output) -> None; writes the labels of the output."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from .labels import Channels, Place
 __all__ = ["Whereabouts"]
 
 _FOREIGN = tuple(  # neither our files nor torch's are the model's own, by whatever path
-    str(path)
+    f"{path}{os.sep}"
     for file, above in ((__file__, 1), (torch.__file__, 0))
     for path in (Path(file).parents[above], Path(file).resolve().parents[above])
 )
@@ -37,6 +38,10 @@ class Whereabouts:
     def leave(self) -> None:
         """The module that started last has run."""
         self._running.pop()
+
+    def module(self) -> nn.Module | None:
+        """The module whose code runs; None outside of all."""
+        return self._running[-1] if self._running else None
 
     def follow(self, doing: str) -> None:
         """An operation, or a layer of a kind, is followed from here on."""

@@ -22,17 +22,25 @@ from .attention_parts import (
     Projection,
     ProjectionRule,
 )
+from .bare import BareAxis, BareAxisRule, BareWeight, BareWeightRule
 from .base import LayerRule
+from .computed_weight import ComputedWeightRule, weight_source
 from .composite import parts_of, register_composite
 from .conv import ConvRule, DepthwiseConvRule, GroupUnitConvRule
 from .embedding import EmbeddingRule
-from .held import HeldBuffer, HeldBufferRule
 from .linear import LinearRule
-from .norm import BatchNormRule, GroupNormRule, InstanceNormRule, LayerNormRule, PReLURule
+from .norm import (
+    BatchNormRule,
+    GroupNormRule,
+    InstanceNormRule,
+    LayerNormRule,
+    PReLURule,
+    RMSNormRule,
+)
 from .recognised import recognise
 from .recurrent import RecurrentRule
 
-__all__ = ["LayerRule", "list_rules", "register_rule", "rule_of"]
+__all__ = ["LayerRule", "base_rule_of", "list_rules", "register_rule", "rule_of"]
 
 _RULES: dict[type[nn.Module], LayerRule] = {}
 _DEPTHWISE = DepthwiseConvRule()
@@ -87,12 +95,34 @@ def rule_of(module: nn.Module) -> LayerRule | None:
     return recognise(module)
 
 
+def base_rule_of(module: nn.Module) -> LayerRule | None:
+    """The rule of the layer class that a module derives from, whatever its own ``forward`` is.
+
+    Its operations tell what it computes; the rule then says how its weights are cut and counted.
+    """
+    for base in type(module).__mro__:
+        if base in _RULES:
+            return _refine(_RULES[base], module)
+    return None
+
+
 def _refine(rule: LayerRule, module: Any) -> LayerRule | None:
     """Choose by configuration where one class has several behaviours."""
+    chosen = _configured(rule, module)
+    if chosen is not None and weight_source(module) is not None:
+        return ComputedWeightRule(chosen)
+    return chosen
+
+
+def _configured(rule: LayerRule, module: Any) -> LayerRule | None:
     if isinstance(rule, ConvRule) and module.groups > 1:
         one_in, one_out = (n == module.groups for n in (module.in_channels, module.out_channels))
         if one_in or one_out:
             return _DEPTHWISE if one_in and one_out else _GROUP_UNITS
+        if module.groups > max(module.in_channels, module.out_channels) // module.groups:
+            return _GROUP_UNITS  # whole groups are the finer cut
+    if isinstance(rule, LayerNormRule) and len(module.normalized_shape) > 1:
+        return None  # which of its axes holds channels, only a run can tell
     if isinstance(rule, OpaqueAttentionRule) and parts_of(module):
         return None  # its parts have rules
     if isinstance(rule, PReLURule) and module.num_parameters == 1:
@@ -117,7 +147,9 @@ register_rule(InstanceNormRule(), nn.modules.instancenorm._InstanceNorm)
 register_rule(GroupNormRule(), nn.GroupNorm)
 register_rule(LayerNormRule(), nn.LayerNorm)
 register_rule(PReLURule(), nn.PReLU)
-register_rule(HeldBufferRule(), HeldBuffer)
+register_rule(BareAxisRule(), BareAxis)
+register_rule(BareWeightRule(), BareWeight)
+register_rule(RMSNormRule(), nn.RMSNorm)
 register_rule(OpaqueAttentionRule(), nn.MultiheadAttention)
 register_rule(ProjectionRule(), Projection)
 register_rule(ProductRule(), Product)

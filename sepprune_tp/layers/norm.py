@@ -19,10 +19,17 @@ from torch_pruning.pruner.function import (
 )
 
 from .base import Count, GatedCall, LayerRule, Side
-from .pooling import pooled_frame_norm, pooled_group_norm
+from .pooling import pooled_frame_norm, pooled_group_norm, pooled_rms_norm
 from .regression import AffineRegression, Regression
 
-__all__ = ["BatchNormRule", "GroupNormRule", "InstanceNormRule", "LayerNormRule", "PReLURule"]
+__all__ = [
+    "BatchNormRule",
+    "GroupNormRule",
+    "InstanceNormRule",
+    "LayerNormRule",
+    "PReLURule",
+    "RMSNormRule",
+]
 
 
 class ChannelwiseRule(LayerRule):
@@ -176,3 +183,41 @@ class LayerNormRule(ChannelwiseRule):
         return pooled_frame_norm(
             x, call.mask_in, module.weight, module.bias, module.eps, x.dim() - 1
         )
+
+
+class _RMSNormPruner(BasePruningFunc):
+    """Cuts a root-mean-square norm over the last axis."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        """Remove channels ``idxs``."""
+        keep = sorted(set(range(layer.normalized_shape[-1])) - set(idxs))
+        if layer.weight is not None:
+            layer.weight = self._prune_parameter_and_grad(layer.weight, keep, 0)
+        layer.normalized_shape = (len(keep),)
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Channels."""
+        return int(layer.normalized_shape[-1])
+
+    get_in_channels = get_out_channels
+
+
+class RMSNormRule(LayerNormRule):
+    """``nn.RMSNorm`` over the last axis."""
+
+    _pruner = _RMSNormPruner()
+
+    def pruner(self, module: Any) -> BasePruningFunc:
+        return self._pruner
+
+    def regression(self, module: Any) -> Regression | None:
+        return None
+
+    def run_gated(self, module: Any, call: GatedCall) -> Any:
+        if call.mask_in is None:
+            return call.plain()
+        x = call.args[0] if call.args else call.kwargs["x"]
+        return pooled_rms_norm(x, call.mask_in, module.weight, module.eps, x.dim() - 1)

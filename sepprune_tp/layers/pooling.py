@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["pooled_frame_norm", "pooled_group_norm"]
+__all__ = ["pooled_frame_norm", "pooled_group_norm", "pooled_rms_norm"]
 
 
 class _Standardise(torch.autograd.Function):
@@ -125,4 +125,28 @@ def pooled_frame_norm(
             normed = normed * gain
         if bias is not None:
             normed = normed + bias
+    return normed.transpose(axis, -1).to(x.dtype)
+
+
+def pooled_rms_norm(
+    x: Tensor, mask: Tensor, gain: Tensor | None, eps: float | None, axis: int
+) -> Tensor:
+    """Root-mean-square norm over the channels of each frame, open channels only.
+
+    Args:
+        x: Activation, channels on ``axis``.
+        mask: Gate of each channel, shape (C,).
+        gain: Shape (C,) or None.
+        eps: Added to the mean square; None: the smallest step of the data type.
+        axis: Channel axis.
+
+    Returns:
+        The normalised activation, shaped like ``x``.
+    """
+    full = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).transpose(axis, -1)
+    with torch.autocast(x.device.type, enabled=False):
+        weight = mask.to(full.dtype)
+        power = (full.square() @ (weight / _open(weight.sum()))).unsqueeze(-1)
+        normed = full * torch.rsqrt(power + (torch.finfo(x.dtype).eps if eps is None else eps))
+        normed = normed if gain is None else normed * gain
     return normed.transpose(axis, -1).to(x.dtype)

@@ -21,14 +21,15 @@ from torch_pruning.pruner.function import BasePruningFunc
 
 from .base import GatedCall
 from .norm import ChannelwiseRule
-from .pooling import pooled_frame_norm, pooled_group_norm
+from .pooling import pooled_frame_norm, pooled_group_norm, pooled_rms_norm
+from .regression import Regression
 
 __all__ = ["NormForm", "RecognisedNormRule", "form_of", "recognise"]
 
 Pool = Literal["all", "channels", "positions"]
 _POOLS: tuple[Pool, ...] = ("all", "channels", "positions")
 _SHAPES = ((7,), (3, 5))
-"""Axes behind batch and channels of the inputs that are tried."""
+"""Axes beside batch and channels of the inputs that are tried."""
 _EPS = (1e-8, 1e-5, 1e-6, 1e-12, torch.finfo(torch.float32).eps, 0.0)
 _EQUAL = 1e-12
 
@@ -42,22 +43,33 @@ class NormForm:
         gain: Name of the parameter that scales each channel.
         bias: Name of the one that is added, or None.
         eps: Added to the variance.
+        centered: Whether the mean is taken off (else a root-mean-square norm).
+        last: Whether channels lie on the last axis, not on axis 1.
+        plus_one: Whether the gain is 1 + the parameter.
     """
 
     pool: Pool
     gain: str
     bias: str | None
     eps: float
+    centered: bool = True
+    last: bool = False
+    plus_one: bool = False
 
     def compute(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
-        """The norm of x (B, C, *) with parameters (C,)."""
-        last = tuple(range(2, x.dim()))
-        dims = {"all": (1, *last), "channels": (1,), "positions": last}[self.pool]
-        mean = x.mean(dims, keepdim=True)
-        variance = (x - mean).square().mean(dims, keepdim=True)
-        shape = (1, -1) + (1,) * len(last)
-        normed = (x - mean) / (variance + self.eps).sqrt() * gain.view(shape)
-        return normed if bias is None else normed + bias.view(shape)
+        """The norm of x, (B, C, *) or (B, *, C), with parameters (C,)."""
+        if self.last:
+            x = x.movedim(-1, 1)
+        rest = tuple(range(2, x.dim()))
+        dims = {"all": (1, *rest), "channels": (1,), "positions": rest}[self.pool]
+        if self.centered:
+            x = x - x.mean(dims, keepdim=True)
+        variance = x.square().mean(dims, keepdim=True)
+        shape = (1, -1) + (1,) * len(rest)
+        gain = gain + 1 if self.plus_one else gain
+        normed = x / (variance + self.eps).sqrt() * gain.view(shape)
+        normed = normed if bias is None else normed + bias.view(shape)
+        return normed.movedim(1, -1) if self.last else normed
 
 
 class _Pruner(BasePruningFunc):
@@ -101,6 +113,12 @@ class RecognisedNormRule(ChannelwiseRule):
     def pruner(self, module: Any) -> BasePruningFunc:
         return self._pruner
 
+    def axis(self, module: Any, tensor: Tensor) -> int:
+        return tensor.dim() - 1 if self._form.last else 1
+
+    def regression(self, module: Any) -> Regression | None:
+        return None if self._form.plus_one else super().regression(module)
+
     def pools_channels(self, module: Any) -> bool:
         return self._form.pool != "positions"
 
@@ -108,12 +126,32 @@ class RecognisedNormRule(ChannelwiseRule):
         if call.mask_in is None or not self.pools_channels(module):
             return call.plain()
         form = self._form
-        gain = getattr(module, form.gain).flatten()
+        gain = getattr(module, form.gain).flatten() + int(form.plus_one)
         bias = None if form.bias is None else getattr(module, form.bias).flatten()
         x = call.args[0] if call.args else next(iter(call.kwargs.values()))
+        axis = self.axis(module, x)
+        if not form.centered:
+            normed = _pooled_power(x, call.mask_in, gain, form, axis)
+            return normed if bias is None else normed + bias.view(_shape(x, axis))
         if form.pool == "all":
-            return pooled_group_norm(x, call.mask_in, gain, bias, form.eps)
-        return pooled_frame_norm(x, call.mask_in, gain, bias, form.eps, 1)
+            normed = pooled_group_norm(x.movedim(axis, 1), call.mask_in, gain, bias, form.eps)
+            return normed.movedim(1, axis)
+        return pooled_frame_norm(x, call.mask_in, gain, bias, form.eps, axis)
+
+
+def _shape(x: Tensor, axis: int) -> list[int]:
+    return [-1 if d == axis else 1 for d in range(x.dim())]
+
+
+def _pooled_power(x: Tensor, mask: Tensor, gain: Tensor, form: NormForm, axis: int) -> Tensor:
+    """A root-mean-square norm over open channels, of each frame or of all."""
+    if form.pool == "channels":
+        return pooled_rms_norm(x, mask, gain, form.eps, axis)
+    dims = [d for d in range(1, x.dim()) if d != axis]
+    weight = mask.to(x.dtype).view(_shape(x, axis))
+    power = (x.square().mean(dims, keepdim=True) * weight).sum(axis, keepdim=True)
+    power = power / weight.sum().clamp(min=torch.finfo(x.dtype).tiny)
+    return x * torch.rsqrt(power + form.eps) * gain.view(_shape(x, axis))
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, RecognisedNormRule | None] = WeakKeyDictionary()
@@ -161,20 +199,19 @@ def form_of(module: nn.Module) -> NormForm | None:
 
 
 def _form(module: nn.Module, axes: dict[str, int]) -> NormForm | None:
-    answers = _answers(module, list(axes))
-    if not answers:
-        return None
-    for form in _forms(module, list(axes)):
-        if all(_equal(form, *answer) for answer in answers):
-            return form
+    for last in (False, True):
+        answers = _answers(module, list(axes), last)
+        for form in _forms(module, list(axes), last) if answers else ():
+            if all(_equal(form, *answer) for answer in answers):
+                return form
     return None
 
 
 Answer = tuple[Tensor, dict[str, Tensor], Tensor]
-"""An input (B, C, *), the parameters (C,), and what the module made of it."""
+"""An input, the parameters (C,), and what the module made of it."""
 
 
-def _answers(module: nn.Module, names: list[str]) -> list[Answer]:
+def _answers(module: nn.Module, names: list[str], last: bool) -> list[Answer]:
     """What the module gives for random inputs and parameters, in both modes; empty if it fails."""
     generator = torch.Generator().manual_seed(0)
     answers: list[Answer] = []
@@ -186,25 +223,31 @@ def _answers(module: nn.Module, names: list[str]) -> list[Answer]:
         }
         try:
             model = copy.deepcopy(module, memo)
-            parameters = {name: getattr(model, name).detach().flatten() for name in names}
-            channels = parameters[names[0]].numel()
-            for shape, training in itertools.product(_SHAPES, (False, True)):
-                x = torch.randn(2, channels, *shape, generator=generator, dtype=torch.float64)
-                y = model.train(training)(x)
-                if not isinstance(y, Tensor) or y.shape != x.shape:
-                    return []
-                answers.append((x, parameters, y))
-        except Exception:  # not made for one input of this kind: a norm is
-            return answers if len(answers) >= 2 else []
+        except Exception:
+            return []
+        parameters = {name: getattr(model, name).detach().flatten() for name in names}
+        channels = parameters[names[0]].numel()
+        for shape in _SHAPES:
+            size = (2, *shape, channels) if last else (2, channels, *shape)
+            x = torch.randn(*size, generator=generator, dtype=torch.float64)
+            try:
+                both = [model.train(training)(x) for training in (False, True)]
+            except Exception:  # not made for an input of this kind: a norm is for one of them
+                continue
+            if any(not isinstance(y, Tensor) or y.shape != x.shape for y in both):
+                return []
+            answers.extend((x, parameters, y) for y in both)
     return answers
 
 
-def _forms(module: nn.Module, names: list[str]) -> Iterator[NormForm]:
+def _forms(module: nn.Module, names: list[str], last: bool) -> Iterator[NormForm]:
     """Every norm that the module may be."""
     own = [v for v in vars(module).values() if isinstance(v, float) and 0 <= v < 1e-2]
     roles = [(n, None) for n in names] if len(names) == 1 else list(itertools.permutations(names))
-    for pool, (gain, bias), eps in itertools.product(_POOLS, roles, dict.fromkeys([*own, *_EPS])):
-        yield NormForm(pool, gain, bias, eps)
+    for pool, (gain, bias), eps, centered, plus_one in itertools.product(
+        _POOLS, roles, dict.fromkeys([*own, *_EPS]), (True, False), (False, True)
+    ):
+        yield NormForm(pool, gain, bias, eps, centered, last, plus_one)
 
 
 def _equal(form: NormForm, x: Tensor, parameters: dict[str, Tensor], y: Tensor) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch_pruning.pruner.function import BasePruningFunc
 
 from ..errors import GraphError
@@ -116,6 +117,10 @@ class RecurrentRule(LayerRule):
 
     def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 1
+
+    def output(self, output: Any) -> Tensor:
+        first = output[0]
+        return first.data if isinstance(first, PackedSequence) else first
 
     def output_index(self, module: Any) -> list[int]:
         hidden = self.n_out(module)

@@ -1,0 +1,492 @@
+"""The proof: a model that is gated and a copy that is cut give the same, or a group is not offered.
+
+The trace follows what a model does with its tensors, not the numbers in its code: ``x.view(b, 64,
+-1)`` runs while there are 64 channels and fails with 63, and ``x * x.size(1) ** -0.5`` runs and
+gives something else. So before groups are handed out, two models in double precision are compared
+by value: one gated, one cut, with random masks of every group at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..architectures import sync_attributes
+from ..layers.bare import BareTensor
+from ..layers.composite import named_layers, run_by_parts
+from .assembly import ChannelSet, Owner, Site
+from .gating import Places, gated_layers, gated_places, patch, patch_code, unpatch, unpatch_code
+from .outputs import tensors_of
+
+if TYPE_CHECKING:
+    from .channel_graph import ChannelGraph
+
+__all__ = ["Bench", "Failure", "Proof", "Width"]
+
+_EXACT = {torch.float64: 1e-9, torch.float32: 2e-4}
+"""Largest difference, relative to the largest value of an output, by precision."""
+_LARGE = 1 << 31
+"""Bytes of parameters in double precision from which a model is compared as it is."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared.
+
+    Attributes:
+        refused: For each set that cannot be cut exactly, by position: the reason.
+        skipped: Why nothing was compared, or None.
+        error: Largest difference between gated and cut, relative to the largest output.
+        compared: On how many masks and inputs.
+    """
+
+    refused: dict[int, str] = field(default_factory=dict)
+    skipped: str | None = None
+    error: float = 0.0
+    compared: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a copy without some channels does not do.
+
+    Attributes:
+        what: In words.
+        raised: Whether the copy failed to run.
+        modules: Names of the modules that were running, innermost first.
+        trial: Number of the trial that failed.
+    """
+
+    what: str
+    raised: bool
+    modules: tuple[str, ...] = ()
+    trial: int = 0
+
+
+@dataclass(frozen=True)
+class Width:
+    """A number in a module that holds a count of channels, and follows it.
+
+    Attributes:
+        module: Dotted name of the module.
+        attribute: Name of the attribute.
+        item: Which number of a tuple or list; None for a number.
+        value: In the dense model.
+        count: How many channels there were then.
+        owner: Name of a layer whose channels it follows.
+        side: Which side of that layer.
+        grouped: Whether whole components (such as heads) are counted, not channels.
+    """
+
+    module: str
+    attribute: str
+    item: int | None
+    value: int
+    count: int
+    owner: str
+    side: str
+    grouped: bool = False
+
+    def apply(self, module: nn.Module, present: int) -> bool:
+        """Set the number for a present count; whether it is whole."""
+        scaled, rest = divmod(self.value * present, self.count)
+        if rest:
+            return False
+        held = getattr(module, self.attribute)
+        if self.item is None:
+            made: Any = scaled
+        else:
+            items = list(held)
+            items[self.item] = scaled
+            made = items if isinstance(held, list) else type(held)(items)
+        module.__dict__[self.attribute] = made
+        return True
+
+
+class _Precise(TorchFunctionMode):
+    """Keeps a run in double precision, and ends it where a fast kernel would read out of bounds."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            _check_attention(*args[:3], **{k: v for k, v in kwargs.items() if k in _ROLES})
+        if self._dtype is torch.float64:
+            if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
+                return args[0].double()
+            args = tuple(_double(a) for a in args)
+            kwargs = {k: _double(v) for k, v in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+_ROLES = ("query", "key", "value")
+
+
+def _check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:
+    if key.shape[-2] != value.shape[-2] or query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            f"attention gets keys {tuple(key.shape)} and values {tuple(value.shape)} for queries "
+            f"{tuple(query.shape)}"
+        )
+
+
+def _double(value: Any) -> Any:
+    return torch.float64 if value in _LOW and isinstance(value, torch.dtype) else value
+
+
+_LOW: tuple[Any, ...] = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Bench:
+    """A copy of one model, gated and cut in turns.
+
+    Attributes:
+        runs: How often a model ran.
+        error: The largest difference seen among copies that passed.
+        skipped: Why nothing can be compared, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        call: Callable[[nn.Module, Any], Any],
+        inputs: Any,
+        names: Mapping[Any, str],
+    ) -> None:
+        self._model, self._call, self._names = model, call, names
+        self.runs, self.error, self.skipped = 0, 0.0, None
+        self.widths: list[Width] = []
+        self._cut_names: dict[int, str] = {}
+        self._trials: list[tuple[int, Any]] = []
+        size = sum(p.numel() for p in model.parameters()) * 8
+        why = ""
+        for dtype in (torch.float64, torch.float32) if size <= _LARGE else (torch.float32,):
+            self.dtype = dtype
+            try:
+                self._base = self._copied()
+                self._inputs = tree_map(self._converted, inputs)
+                with self._quietly():
+                    self._run(self._base, self._inputs)
+                break
+            except Exception as error:  # a model may raise anything
+                why = _first_line(error)
+        else:
+            self.skipped = f"a copy of the model does not run: {why}"
+            return
+        self._layers = dict(named_layers(self._base))
+        self._trials = [(0, self._inputs), (1, self._inputs)]
+        variant = self._variant()
+        if variant is not None:
+            self._trials.append((1, variant))
+
+    @property
+    def trials(self) -> int:
+        """Number of masks and inputs."""
+        return len(self._trials)
+
+    # -- the copy ---------------------------------------------------------------------------------
+
+    def _converted(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_complex():
+            return value.detach().to(
+                torch.complex128 if self.dtype is torch.float64 else torch.complex64
+            )
+        if value.is_floating_point():
+            return value.detach().to(self.dtype).clone()
+        return value.detach().clone()
+
+    def _copied(self) -> nn.Module:
+        memo: dict[int, Any] = {}
+        generator = torch.Generator().manual_seed(0)
+        for _name, parameter in self._model.named_parameters():
+            made = _varied(self._converted(parameter), generator)
+            memo[id(parameter)] = nn.Parameter(made, requires_grad=False)
+        for name, buffer in self._model.named_buffers():
+            made = self._converted(buffer)
+            if name.rpartition(".")[2] in ("running_mean", "running_var"):
+                made = _varied(made, generator)
+            memo[id(buffer)] = made
+        for module in self._model.modules():
+            for value in module.__dict__.values():
+                for item in value if isinstance(value, (list, tuple)) else (value,):
+                    if isinstance(item, Tensor) and id(item) not in memo:
+                        memo[id(item)] = self._converted(item)
+        model = copy.deepcopy(self._model, memo).eval()
+        for module in model.modules():  # torch copies what a compiled RNN calls: the original
+            module.__dict__.pop("_compiled_call_impl", None)
+        return model
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        default = torch.get_default_dtype()
+        try:
+            if self.dtype is torch.float64:
+                torch.set_default_dtype(torch.float64)
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            torch.set_default_dtype(default)
+
+    def _run(self, model: nn.Module, inputs: Any) -> list[Tensor]:
+        self.runs += 1
+        torch.manual_seed(0)
+        given = tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs)
+        with _Precise(self.dtype):
+            return tensors_of(self._call(model, given))
+
+    def _variant(self) -> Any:
+        """The example with another batch size, and length where the model takes one."""
+        tensors = [v for v in tree_leaves(self._inputs) if isinstance(v, Tensor) and v.dim()]
+        if not tensors or len({len(t) for t in tensors}) > 1 or any(t.dim() < 2 for t in tensors):
+            return None
+        twice = tree_map(_twice, self._inputs)
+        shorter = tree_map(_shorter, twice)
+        for inputs in (shorter, twice):
+            try:
+                with self._quietly():
+                    outputs = self._run(self._base, inputs)
+                if all(bool(t.isfinite().all()) for t in outputs if t.is_floating_point()):
+                    return inputs
+            except Exception:
+                continue
+        return None
+
+    # -- gated and cut ----------------------------------------------------------------------------
+
+    def _owner(self, site: Site, layers: Mapping[str, nn.Module], memo: Any) -> Owner:
+        """The same owner in a copy."""
+        owner = site.owner
+        if isinstance(owner, BareTensor):
+            return owner.of(layers[self._names[owner.host]])
+        if isinstance(owner, nn.Parameter):
+            found: nn.Parameter = memo(self._names[owner])
+            return found
+        return layers[self._names[owner]]
+
+    def _gated(self, graph: ChannelGraph, sets: Sequence[ChannelSet], keep: Any) -> Callable[..., Any]:
+        order = [c for channel_set in sets for c in channel_set.components]
+        gate_of = {component: number for number, component in enumerate(order)}
+        values = torch.tensor([*(float(keep[c]) for c in order), 1.0], dtype=self.dtype)
+        layers = gated_layers(sets, gate_of, graph)
+        for layer in layers:
+            layer.module = self._layers[self._names[layer.module]]
+        places: Places = {
+            (self._layers[self._names[module]], key): place
+            for (module, key), place in gated_places(graph.places, graph.roots, gate_of).items()
+        }
+
+        def run(inputs: Any) -> list[Tensor]:
+            code: list[nn.Module] = []
+            with run_by_parts(self._base.modules()):
+                try:
+                    for layer in layers:
+                        patch(layer, lambda: values, values.device, lambda *_: None)
+                    code = patch_code(places, lambda: values)
+                    return self._run(self._base, inputs)
+                finally:
+                    for layer in layers:
+                        unpatch(layer)
+                    unpatch_code(code)
+
+        return run
+
+    def _cut(
+        self, graph: ChannelGraph, sets: Sequence[ChannelSet], keep: Any, widths: Sequence[Width]
+    ) -> nn.Module:
+        memo: dict[int, Any] = {id(p): p for p in self._base.parameters()}
+        model = copy.deepcopy(self._base, memo)
+        layers = dict(named_layers(model))
+        self._cut_names = {id(layer): name for name, layer in layers.items()}
+        parameters = dict(model.named_parameters())
+        for site, removed in _removed(sets, keep):
+            owner = self._owner(site, layers, parameters.__getitem__)
+            made = graph.cut_copy(site, owner, removed)
+            if isinstance(owner, nn.Parameter):
+                _replace(model, owner, made)
+        sync_attributes(model)
+        for width in widths:
+            present = self._present(graph, width, sets, keep)
+            if present is not None and not width.apply(layers[width.module], present):
+                raise ValueError(
+                    f"{width.attribute} of '{width.module}' would not be a whole number"
+                )
+        return model
+
+    def _present(
+        self, graph: ChannelGraph, width: Width, sets: Sequence[ChannelSet], keep: Any
+    ) -> int | None:
+        """How many channels a width counts, of those that it counted in the dense model."""
+        going = {c for channel_set in sets for c in channel_set.components if not keep[c]}
+        site = graph.site_named(width.owner, width.side)
+        if site is None:
+            return None
+        return site.count(going, width.grouped)
+
+    # -- comparing --------------------------------------------------------------------------------
+
+    def fails(
+        self,
+        graph: ChannelGraph,
+        sets: Sequence[tuple[int, ChannelSet]],
+        first: int = 0,
+        widths: Sequence[Width] = (),
+    ) -> Failure | None:
+        """Why a copy without some channels of each set does not do, or None.
+
+        Args:
+            graph: The graph that the sets are of.
+            sets: With their positions.
+            first: The trial to begin with.
+            widths: Attributes that follow channels, besides those that are known.
+        """
+        if not sets:
+            return None
+        chosen = [channel_set for _, channel_set in sets]
+        every = [*self.widths, *widths]
+        order = [first, *(t for t in range(len(self._trials)) if t != first)]
+        made: dict[int, Any] = {}
+        worst = 0.0
+        for trial in order:
+            turn, inputs = self._trials[trial]
+            with self._quietly():
+                try:
+                    if turn not in made:
+                        keep = _masks(sets, turn)
+                        gated = self._gated(graph, chosen, keep)
+                        made[turn] = gated, self._cut(graph, chosen, keep, every)
+                    gated, cut = made[turn]
+                    got = self._run(cut, inputs)
+                except Exception as error:  # a model may raise anything
+                    return Failure(_first_line(error), True, self._running(error), trial)
+                try:
+                    wanted = gated(inputs)
+                except Exception as error:
+                    return Failure(f"with gates: {_first_line(error)}", True, (), trial)
+            off = _difference(got, wanted)
+            if off is None:
+                return Failure("its outputs have other shapes", False, (), trial)
+            if not off <= _EXACT[self.dtype]:
+                said = f"gated and cut differ by {off:.1e} of the largest output"
+                return Failure(said, False, (), trial)
+            worst = max(worst, off)
+        self.error = max(self.error, worst)
+        return None
+
+    def _running(self, error: Exception) -> tuple[str, ...]:
+        """Names of the modules of the cut copy whose code raised, innermost first."""
+        found: list[str] = []
+        for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+            name = self._cut_names.get(id(frame.f_locals.get("self")))
+            if name is not None and name not in found:
+                found.append(name)
+        return tuple(found)
+
+    def reproduces(self) -> bool:
+        """Whether the plain copy gives the same twice."""
+        with self._quietly():
+            one, two = (self._run(self._base, self._inputs) for _ in range(2))
+        off = _difference(one, two)
+        return off is not None and off <= _EXACT[self.dtype]
+
+
+def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is old:
+                module._parameters[name] = new
+
+
+def _masks(sets: Sequence[tuple[int, ChannelSet]], turn: int) -> dict[int, bool]:
+    """Random masks: about half of each set, another width each; of other parity by turn."""
+    keep: dict[int, bool] = {}
+    for number, channel_set in sets:
+        size = channel_set.size
+        width = max(1, min(size - 1, size // 2 + number % 3 - (size > 4)))
+        if turn:
+            width = width + 1 if width + 1 < size else max(1, width - 1)
+        generator = torch.Generator().manual_seed(2 * number + turn)
+        chosen = set(torch.randperm(size, generator=generator)[:width].tolist())
+        keep.update((c, i in chosen) for i, c in enumerate(channel_set.components))
+    return keep
+
+
+def _removed(
+    sets: Sequence[tuple[int, ChannelSet] | ChannelSet], keep: Mapping[int, bool]
+) -> list[tuple[Site, list[int]]]:
+    """For each side of each layer, the channels that go."""
+    sites = {id(s): s for c in sets for s in c.sites}  # type: ignore[union-attr]
+    found = []
+    for site in sites.values():
+        gone = [i for i, c in enumerate(site.components.tolist()) if not keep.get(c, True)]
+        if gone:
+            found.append((site, gone))
+    return found
+
+
+def _difference(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float | None:
+    """Largest difference relative to the largest value; None where shapes differ."""
+    if [t.shape for t in got] != [t.shape for t in wanted]:
+        return None
+    worst = 0.0
+    for one, other in zip(got, wanted, strict=True):
+        if not one.numel():
+            continue
+        if not (one.is_floating_point() or one.is_complex()):
+            if not torch.equal(one, other):
+                worst = max(worst, 1.0)
+            continue
+        gap = (one - other).abs()
+        gap = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, gap)
+        scale = float(torch.where(other.isfinite(), other.abs(), 0.0).max())
+        off = float(gap.max()) / (scale or 1.0)
+        worst = off if off != off else max(worst, off)
+        if worst != worst:
+            return float("inf")
+    return worst
+
+
+def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """The tensor, or random values in the place of one that is constant (zeros hide a mistake)."""
+    if not tensor.is_floating_point() or tensor.numel() < 2 or bool((tensor != tensor.flatten()[0]).any()):
+        return tensor
+    drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.5 + 0.25
+    return drawn.to(tensor)
+
+
+def _twice(value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.dim():
+        return value
+    other = value.flip(-1) if value.is_floating_point() else value
+    return torch.cat([value, other])
+
+
+def _shorter(value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
+        return value
+    return value[..., : value.shape[-1] - value.shape[-1] // 4].contiguous()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{lines[0]}" if lines else type(error).__name__
+
+
