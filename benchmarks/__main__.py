@@ -9,6 +9,7 @@ import typer
 from benchmarks.criteria import OptionError, criterion
 from benchmarks.harness.config import ConfigError, Experiment, find, names
 from benchmarks.kinds import KINDS
+from benchmarks.kinds.dense import keep_unfinished
 from sepprune_tp.errors import SepPruneError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -63,6 +64,15 @@ def status(
         except (ConfigError, SepPruneError) as error:  # its data or dense models are not here
             how_far = f"cannot run here: {error}"
         typer.echo(f"{one.name:32} {how_far}")
+
+
+@app.command()
+def keep(experiment: Annotated[list[str], typer.Argument(help="Of kind dense.")]) -> None:
+    """Copy the best weights of trainings in progress to checkpoints/, to resume from."""
+    for one in map(_found, experiment):
+        if one.kind != "dense":
+            raise ConfigError(f"{one.name}: only dense models are kept, its kind is {one.kind}")
+        keep_unfinished(one, typer.echo)
 
 
 @app.command()

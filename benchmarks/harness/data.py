@@ -19,8 +19,17 @@ from sepprune_tp.data import (
 from sepprune_tp.data.synthetic import synthetic_mixtures
 
 from .config import ConfigError
+from .speech import SPEECH, SPEEDS, DifferentPeople, people, read_speech
 
-__all__ = ["FSDD", "Corpus", "RecordedCorpus", "StoredCorpus", "SyntheticCorpus", "open_corpus"]
+__all__ = [
+    "FSDD",
+    "Corpus",
+    "RecordedCorpus",
+    "StoredCorpus",
+    "SyntheticCorpus",
+    "TwoSpeakersCorpus",
+    "open_corpus",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 FSDD = ROOT.parent / "shared" / "fsdd"
@@ -113,6 +122,38 @@ class SyntheticCorpus:
 
 
 @dataclass(frozen=True)
+class TwoSpeakersCorpus:
+    """Mixtures of adults who read sentences; no two splits share a speaker.
+
+    Training also hears everybody faster and slower.
+    """
+
+    name: str
+    folder: Path
+    sample_rate: int
+    sha256: str
+    epoch: float
+
+    def train(self, seed: int, seconds: float = 2.0) -> MixtureDataset:
+        """Endless training mixtures."""
+        return self._mixed("train", SPEEDS, seconds=seconds, seed=seed, size=ENDLESS)
+
+    def validation(self, size: int = 64, seconds: float = 2.0) -> MixtureDataset:
+        """Mixtures of speakers that neither training nor test hears."""
+        return self._mixed("val", seconds=seconds, seed=VALIDATION_SEED, size=size)
+
+    def test(self, size: int | None, seconds: float | None = 3.0) -> MixtureDataset:
+        """The fixed test mixtures, 200 of 3 s by default."""
+        return self._mixed("test", seconds=seconds or 3.0, seed=TEST_SEED, size=size or 200)
+
+    def _mixed(
+        self, split: str, speeds: tuple[str, ...] = ("1",), **options: Any
+    ) -> MixtureDataset:
+        speech = read_speech(self.folder, split, self.sample_rate, speeds)
+        return DifferentPeople(speech, sample_rate=self.sample_rate, **options)
+
+
+@dataclass(frozen=True)
 class StoredCorpus:
     """Mixtures on disk: LibriMix, WHAM!, LRS2-2Mix, EchoSet or a folder of ``mix/ s1/ s2/``."""
 
@@ -151,8 +192,8 @@ def open_corpus(arguments: Mapping[str, Any]) -> Corpus:
     """The corpus of an experiment.
 
     Args:
-        arguments: ``name``: ``fsdd``, ``synthetic``, or any other of a stored corpus; ``path`` and
-            what its kind has.
+        arguments: ``name``: ``fsdd``, ``synthetic``, ``two-speakers``, or any other of a stored
+            corpus; ``path`` and what its kind has.
 
     Raises:
         ConfigError: If it is not said where it is, or an argument is unknown.
@@ -165,6 +206,8 @@ def open_corpus(arguments: Mapping[str, Any]) -> Corpus:
     try:
         if name == "fsdd":
             return _recorded(**values)
+        if name == "two-speakers":
+            return _two_speakers(**values)
         return _synthetic(**values) if name == "synthetic" else _stored(name, **values)
     except TypeError as error:
         raise ConfigError(f"data {name}: {error}") from error
@@ -182,6 +225,16 @@ def _synthetic(sentences: int = 15, path: str | None = None) -> SyntheticCorpus:
     folder = Path(path) if path else ROOT / "runs" / "speech"
     digest = hashlib.sha256(f"sentences {sentences}".encode()).hexdigest()
     return SyntheticCorpus("synthetic", folder, sentences, 8000, digest, 90.0 * sentences)
+
+
+def _two_speakers(path: str | None = None) -> TwoSpeakersCorpus:
+    folder = Path(path) if path else SPEECH
+    people(folder, "test")  # raises here rather than after hours of training
+    speech = read_speech(folder, "train", 8000, SPEEDS)
+    usual = (signals for voice, signals in speech.items() if voice.endswith(" at 1"))
+    seconds = sum(len(signal) for signals in usual for signal in signals) / 8000
+    digest = _hash(folder, contents=True)
+    return TwoSpeakersCorpus("two-speakers", folder, 8000, digest, round(seconds, 1))
 
 
 def _stored(

@@ -41,6 +41,34 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
             "chunk_size": 64,
         },
     ),
+    # For speakers never heard: about 1 M parameters and as long a step of training each.
+    "ConvTasNet-medium": (
+        "asteroid:ConvTasNet",
+        {
+            **_COMMON,
+            "n_filters": 256,
+            "bn_chan": 96,
+            "hid_chan": 256,
+            "skip_chan": 64,
+            "n_blocks": 8,
+            "n_repeats": 2,
+        },
+    ),
+    "SuDORMRFImprovedNet-medium": (
+        "asteroid:SuDORMRFImprovedNet",
+        {**_COMMON, "n_filters": 256, "bn_chan": 128, "num_blocks": 8, "upsampling_depth": 4},
+    ),
+    "DPRNNTasNet-medium": (
+        "asteroid:DPRNNTasNet",
+        {
+            **_COMMON,
+            "n_filters": 64,
+            "bn_chan": 64,
+            "hid_size": 96,
+            "n_repeats": 3,
+            "chunk_size": 64,
+        },
+    ),
     # The paper's three at widths and depths that two cores train; 8 kHz.
     "afrcnn-small": (
         "afrcnn-12",
