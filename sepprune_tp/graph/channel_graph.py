@@ -170,11 +170,11 @@ class ChannelGraph(tp.DependencyGraph):
         """Form the sets under the present hypotheses (``axes`` and ``ties``)."""
         tracer = self._tracer
         channels = tracer.channels.copy()
-        settle(tracer.rectangles, channels, tracer.made(), tracer.bundles, self.axes)
         channels.meet_at(Place("widths that the code compares"))
         for one, other in self.ties:
             for a, b in zip(one.tolist(), other.tolist(), strict=True):
                 channels.unite(a, b)
+        settle(tracer.rectangles, channels, tracer.made(), tracer.bundles, self.axes)
         self.channels, self.roots = channels, channels.roots()
         self._protect_mixed_places(channels)
         self._through = {

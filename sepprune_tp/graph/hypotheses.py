@@ -209,8 +209,8 @@ def _candidates(
     layers = dict(graph.model.named_modules())
     for name in modules:
         module = layers.get(name)
-        if module is None:
-            continue
+        if module is None or module in graph.rules:
+            continue  # a layer that is cut counts its own channels
         for attribute, item, value in _numbers(module):
             for owner, side, count, grouped in _counts(graph, channel_set):
                 if value % count == 0 or count % value == 0:

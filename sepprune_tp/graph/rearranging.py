@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .labels import constant_along
+from .labels import constant_along, unite_pairs, varying_dims
 from .tracing import Tracing
 
 __all__ = [
@@ -111,6 +111,7 @@ def join_tensors(tracer: Tracing, operation: Any, named: dict[str, Any], output:
     row: Tensor | None = known[0] if stacks else None
     if not stacks and constant_along(known[0], dim):
         row = known[0].narrow(dim, 0, 1)
+    _same_widths(tracer, known, None if stacks else dim)
     moved = []
     for tensor, labels in zip(tensors, found, strict=True):
         if labels is None and row is not None and tensor.numel() and tracer.bare.known(tensor):
@@ -118,6 +119,21 @@ def join_tensors(tracer: Tracing, operation: Any, named: dict[str, Any], output:
             tracer.met(tensor, labels)
         moved.append(labels if labels is not None else known[0].new_zeros(tensor.shape))
     tracer.store.set(output, operation(moved, dim))
+
+
+def _same_widths(tracer: Tracing, known: list[Tensor], dim: int | None) -> None:
+    """Unite what lies along the axes that joined tensors must have in common."""
+    rows = []
+    for labels in known:
+        if dim is not None:
+            if not constant_along(labels, dim):
+                continue
+            labels = labels.amax(dim, keepdim=True)
+        if varying_dims(labels):
+            rows.append(labels)
+    for row in rows[1:]:
+        if row.shape == rows[0].shape and row.data_ptr() != rows[0].data_ptr():
+            unite_pairs(tracer.channels, rows[0], row, row.shape)
 
 
 def put(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
