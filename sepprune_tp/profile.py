@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sepprune_tp._modes import eval_mode
 from sepprune_tp._unwrap import eagerly, unwrapped
@@ -168,7 +169,11 @@ class Profile:
         return "\n".join(lines)
 
 
-def profile(model: nn.Module, example_inputs: Any) -> Profile:
+def profile(
+    model: nn.Module,
+    example_inputs: Any,
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+) -> Profile:
     """Count parameters and MACs of a model by layer and by part.
 
     Args:
@@ -176,6 +181,8 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
             weights, buffers and hooks are as they were afterwards.
         example_inputs: What the model is called with: a tensor such as a mixture of shape (B, T)
             or (B, 1, T), a tuple or list of arguments, or a dict of keyword arguments.
+        forward_fn: Calls the model on the example, instead of ``model(example)``; the example may
+            then be anything.
 
     Returns:
         The profile.
@@ -184,9 +191,14 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
         InputError: If the model cannot run on the example input.
     """
     model = unwrapped(model)
-    args, kwargs = call_arguments(example_inputs)
+    given = call_arguments(example_inputs) if forward_fn is None else ((example_inputs,), {})
+    shapes = [tuple(x.shape) for x in tree_leaves(given) if isinstance(x, Tensor)]
+    call = partial(
+        model if forward_fn is None else partial(forward_fn, model), *given[0], **given[1]
+    )
     layers = dict(_layers(model))
-    macs = _measure(model, {m: c for m, (_, _, c) in layers.items() if c is not None}, args, kwargs)
+    costs = {m: c for m, (_, _, c) in layers.items() if c is not None}
+    macs = _measure(model, costs, call, shapes)
     counts = _count_parameters(
         {module: cost is not None for module, (_, _, cost) in layers.items()}
     )
@@ -206,7 +218,6 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
         )
         for module, (name, kind, _) in layers.items()
     ]
-    shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     return Profile(type(model).__name__, total_params, total_macs, rows, shapes)
 
 
@@ -275,8 +286,8 @@ def _projected_macs(module: nn.LSTM, inputs: tuple[Any, ...], output: Any) -> in
 def _measure(
     model: nn.Module,
     costs: dict[nn.Module, CallCost],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    call: Callable[[], Any],
+    shapes: list[tuple[int, ...]],
 ) -> dict[nn.Module, int]:
     """MACs of each layer that was called, in one call of the model in eval mode."""
     macs: dict[nn.Module, int] = {}
@@ -289,9 +300,8 @@ def _measure(
     try:
         by_parts = run_by_parts(model.modules())
         with eagerly(), eval_mode(model), torch.no_grad(), by_parts:
-            model(*args, **kwargs)
+            call()
     except Exception as error:
-        shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
         raise InputError(
             f"{type(model).__name__} cannot run on the example input of shape "
             f"{', '.join(map(str, shapes)) or 'unknown'} ({type(error).__name__}: {error}). Give "

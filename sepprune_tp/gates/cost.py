@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
 from ..layers.base import Count, Side
@@ -162,6 +163,7 @@ class CostModel:
         example_inputs: Any,
         sets: list[ChannelSet],
         gate_of: Mapping[int, int],
+        forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     ) -> None:
         """Measure a model.
 
@@ -170,8 +172,9 @@ class CostModel:
             example_inputs: What it is called with; MACs are of this input.
             sets: The gated channel sets.
             gate_of: Component to index of its gate.
+            forward_fn: Calls the model on the example, instead of ``model(example)``.
         """
-        measured = profile(model, example_inputs)
+        measured = profile(model, example_inputs, forward_fn)
         rows: list[Tensor] = []
         row_of: dict[tuple[nn.Module, str], int] = {}
         count = len(gate_of)
@@ -289,7 +292,17 @@ class CostModel:
         return self._counts(gates.double()) / self._channels.to(gates.device)
 
     def _counts(self, gates: Tensor) -> Tensor:
-        """Open channels on each side of each layer: gates (K, N) to (K, R)."""
+        """Open channels on each side of each layer: gates (K, N) to (K, R).
+
+        Raises:
+            InputError: If they are not as many as the gates of the model.
+        """
+        count = len(self._column_of)
+        if gates.dim() != 2 or gates.shape[1] != count:
+            raise InputError(
+                f"the cost of {count} gates was asked for {tuple(gates.shape[1:])} of them: give "
+                f"masks or probabilities of shape ({count},)"
+            )
         sums = gates.new_zeros(len(gates), self._columns.shape[1])
         sums = sums.index_add(1, self._column_of.to(gates.device), gates)
         counts: Tensor = sums @ self._columns.T.to(gates.device)
