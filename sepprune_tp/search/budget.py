@@ -78,12 +78,25 @@ class Budget:
             gates: Gates of the model, for its dense costs.
 
         Raises:
-            BudgetError: If a resource is bounded that nothing can predict.
+            BudgetError: If a resource is bounded that nothing can predict, or that the model (or
+                its separator) has nothing of.
         """
         prefix = "separator_" if self.of == "separator" else ""
         entries = []
         for name in self.bounded:
             resource = gates.resource(prefix + name)
+            if not resource.dense > 0:
+                raise BudgetError(_nothing_of(name, self.of, gates))
             asked = parse(name, getattr(self, name))
             entries.append(Limit(resource, asked.bound(resource.dense), asked))
         return Limits(tuple(entries), self.of)
+
+
+def _nothing_of(name: str, of: str, gates: GateSet) -> str:
+    kind = type(gates.model).__name__
+    if of == "separator":
+        return (
+            f"of='separator': this {kind} has no separator that is known by its name (masker, "
+            f"separator...), its {name} are 0. Leave of= out to bound the whole model"
+        )
+    return f"{name}: this {kind} has no {name} on the example, so there is nothing to bound"

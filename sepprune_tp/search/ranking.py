@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..gates import GateGroup
 
-__all__ = ["Ranking", "Steps", "smallest"]
+__all__ = ["Ranking", "Steps", "check_steps", "smallest"]
 
 Steps = int | Mapping[str, int]
 """Widths are multiples of this (or the full width): one for all groups, or by group name."""
@@ -48,7 +48,7 @@ class Ranking:
         Raises:
             InputError: If a step is below 1 or of an unknown group.
         """
-        _check(groups, steps)
+        check_steps(groups, steps)
         scores = scores.detach().double().cpu()
         second = torch.zeros_like(scores) if ties is None else ties.detach().double().cpu()
         stays = torch.zeros(scores.numel(), dtype=torch.bool) if floor is None else floor.cpu()
@@ -103,7 +103,12 @@ def _step_of(steps: Steps, group: GateGroup) -> int:
     return steps if isinstance(steps, int) else steps.get(group.name, 1)
 
 
-def _check(groups: Sequence[GateGroup], steps: Steps) -> None:
+def check_steps(groups: Sequence[GateGroup], steps: Steps) -> None:
+    """Refuse steps of widths that are none.
+
+    Raises:
+        InputError: If a step is below 1 or of an unknown group.
+    """
     given = {"every group": steps} if isinstance(steps, int) else dict(steps)
     for name, step in given.items():
         if not isinstance(step, int) or isinstance(step, bool) or step < 1:
