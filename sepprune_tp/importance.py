@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
 from .errors import InputError, NotLearnedError
-from .gates import GateSet, ScoreTable, last_learned
-from .graph import ChannelGroup, Scope
+from .gates import GateSet, Row, ScoreTable, last_learned
+from .graph import ChannelGraph, ChannelGroup
 
 __all__ = ["SepPruneImportance"]
 
@@ -34,37 +33,26 @@ class SepPruneImportance(tp.importance.Importance):
                 "that learn_gates has trained"
             )
         self.gates = gates
-        self._tables: WeakKeyDictionary[nn.Module, ScoreTable] = WeakKeyDictionary()
 
     def table_for(self, model: nn.Module) -> ScoreTable:
-        """Scores of the present channels of a model.
+        """Scores and masks of the gates, as they are now.
 
         Raises:
             NotLearnedError: If no gates were given and none were learned on this model.
         """
-        table = self._tables.get(model)
+        table = last_learned(model) if self.gates is None else self.gates.table
         if table is None:
-            if self.gates is not None:
-                if not self.gates.learned:
-                    raise NotLearnedError(
-                        "the gates of this importance have not been learned: run learn_gates("
-                        "gates, batches, loss, ...) or gates.load_masks(...) first"
-                    )
-                table = ScoreTable(self.gates.output_table(), self.gates.scope).follow(model)
-            else:
-                table = last_learned(model)
-            if table is None:
-                raise NotLearnedError(
-                    f"no gates were learned on this {type(model).__name__}: run learn_gates("
-                    "GateSet(model, example_inputs), batches, loss, ...) on it first, or pass the "
-                    "gates: SepPruneImportance(gates)"
-                )
-            self._tables[model] = table
+            raise NotLearnedError(
+                f"no gates were learned on this {type(model).__name__}: run learn_gates("
+                "GateSet(model, example_inputs), batches, loss, ...) on it first, or pass the "
+                "gates: SepPruneImportance(gates)"
+            )
+        if not table.learned:
+            raise NotLearnedError(
+                "the gates of this importance have not been learned: run learn_gates("
+                "gates, batches, loss, ...) or gates.load_masks(...) first"
+            )
         return table
-
-    def scope_for(self, model: nn.Module) -> Scope:
-        """The scope in which the gates were learned."""
-        return self.table_for(model).scope
 
     def __call__(self, group: ChannelGroup) -> Tensor | None:
         """Score the channels of a group.
@@ -74,21 +62,55 @@ class SepPruneImportance(tp.importance.Importance):
 
         Returns:
             Scores of the root's channels, shape (len(root idxs),); None for a group without gates.
+
+        Raises:
+            InputError: If the group is not one of the model that the gates were made for.
         """
         row = self._row(group)
-        return None if row is None else row[0]
+        return None if row is None else row.scores
 
     def keeps(self, group: ChannelGroup) -> Tensor | None:
         """Hard mask of the root's channels, shape (len(root idxs),); None without gates."""
         row = self._row(group)
-        return None if row is None else row[1]
+        return None if row is None else row.keep
 
-    def _row(self, group: Any) -> tuple[Tensor, Tensor] | None:
+    def _row(self, group: Any) -> Row | None:
+        """What the gates say of the channels of the root."""
         graph = group._DG
-        rows = self.table_for(graph.model).rows
-        name = graph._module2name.get(group[0].dep.target.module)
-        if name not in rows:
+        table = self.table_for(graph.model)
+        row = table.row(graph.model, _name(graph, group[0]))
+        if row is None:
             return None
-        scores, keep = rows[name]
+        for item in group:
+            if isinstance(graph, ChannelGraph) and graph.side_of(item.dep) == "out":
+                _check_coupled(graph, table, row, group[0], item)
         idxs = torch.tensor(group[0].idxs)
-        return scores[idxs], keep[idxs]
+        return Row(row.gates[idxs], row.scores[idxs], row.keep[idxs])
+
+
+def _check_coupled(graph: ChannelGraph, table: ScoreTable, row: Row, root: Any, item: Any) -> None:
+    """See that a layer's channels go with those of the root in the gates' model too.
+
+    Raises:
+        InputError: If they do not.
+    """
+    name = _name(graph, item)
+    other = table.row(graph.model, name)
+    if other is None or not _same(other.gates, item.idxs, row.gates, item.root_idxs):
+        raise InputError(
+            f"channels of '{name}' go with those of '{_name(graph, root)}' in this "
+            f"{type(graph.model).__name__}, and did not in the model that the gates were made for. "
+            "Make a GateSet of this model."
+        )
+
+
+def _same(one: Tensor, where: list[int], other: Tensor, there: list[int]) -> bool:
+    if max(where, default=-1) >= one.numel() or max(there, default=-1) >= other.numel():
+        return False
+    return torch.equal(one[torch.tensor(where)], other[torch.tensor(there)])
+
+
+def _name(graph: Any, item: Any) -> str:
+    owner = item.dep.target.module
+    ours = isinstance(graph, ChannelGraph)
+    return str(graph.name_of(owner) if ours else graph._module2name.get(owner))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,17 +14,27 @@ from torch_pruning.pruner.algorithms.base_pruner import BasePruner
 
 from ._unwrap import unwrapped, warn_if_distributed
 from .errors import InputError
-from .gates import GateSet
+from .gates import GateSet, refuse_gated
+from .gates.coverage import check_closed, warn_of_lost
 from .graph import ChannelGraph, ChannelGroup, Scope, channel_graph, is_lent
 from .importance import SepPruneImportance
 from .layers import rule_of
 from .layers.composite import hosts_in, named_layers, parts_of
+from .pruner_checks import (
+    check_options,
+    check_ready,
+    check_round_to,
+    keeping_best,
+    warn_of_gaps,
+    warn_of_nan,
+)
 from .scoring import seen_by
-from .search.ranking import Steps
+from .search.ranking import Steps, check_steps
 from .search.rounding import steps_for
 
 __all__ = ["SepPrunePruner", "install", "pruned_copy"]
 
+_RATIOS = ("pruning_ratio_dict", "ch_sparsity", "ch_sparsity_dict")
 _ROOTS = [ops.TORCH_CONV, ops.TORCH_LINEAR, nn.RNNBase]
 
 
@@ -43,7 +54,13 @@ class SepPrunePruner(BasePruner):
         >>> pruner.step()
         >>> net[0].out_channels
         4
+
+    Attributes:
+        keeps_best: Whether a group of which the ranking would take all channels keeps its best one
+            (as many as ``round_to``); False: it is left whole, as torch-pruning does.
     """
+
+    keeps_best = True
 
     def __init__(
         self,
@@ -76,20 +93,22 @@ class SepPrunePruner(BasePruner):
         """
         warn_if_distributed(model)
         model = unwrapped(model)
+        refuse_gated(model, "make a pruner")
         learned = isinstance(importance, SepPruneImportance)
-        by_ratio = pruning_ratio is not None or options.get("pruning_ratio_dict") is not None
+        by_ratio = pruning_ratio is not None or any(options.get(name) for name in _RATIOS)
         if not learned and not by_ratio:
             raise InputError(
                 f"{type(importance).__name__} ranks channels but does not say how many to keep: "
                 "give pruning_ratio=, or use SepPruneImportance with learned gates"
             )
         self._steps = _steps(importance, by_ratio, options)
+        table = importance.table_for(model) if learned else None
         if scope is None:
-            scope = importance.scope_for(model) if learned else "separator"
+            scope = "separator" if table is None else table.scope_in(model)
         for name in ("in_channel_groups", "out_channel_groups", "num_heads"):
             options.setdefault(name, {})  # torch-pruning's defaults are shared between pruners
         options.setdefault("root_module_types", _ROOTS)
-        with channel_graph(scope):
+        with channel_graph(scope, **({} if table is None else table.options)):
             super().__init__(
                 model,
                 example_inputs,
@@ -99,6 +118,22 @@ class SepPrunePruner(BasePruner):
             )
         _complete_ratios(self, options.get("pruning_ratio_dict"))
         self._by_masks = not by_ratio
+        if table is None:
+            warn_of_gaps(self.graph)
+        else:
+            table.check(self.graph)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse copies and pickles.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "a pruner cannot be copied or pickled: it holds the graph of its model. Copy the model "
+            "(copy.deepcopy) and make another pruner of the copy; gates and importances can be "
+            "copied and pickled."
+        )
 
     @property
     def graph(self) -> ChannelGraph:
@@ -115,16 +150,23 @@ class SepPrunePruner(BasePruner):
         Returns:
             A score for each channel of its root, shape (len(root idxs),); None if there is none.
         """
-        return self.importance(seen_by(self.importance, group))
+        score = self.importance(seen_by(self.importance, group))
+        warn_of_nan(self.graph, group, score)
+        return score
 
     def _prune(self) -> Iterator[ChannelGroup]:
+        check_ready(self.model, self.importance)
         if self._by_masks:
-            yield from self._closed_groups()
-        else:
-            yield from super()._prune()
+            return self._closed_groups()
+        ranked = super()._prune()
+        return keeping_best(self, ranked) if self.keeps_best else ranked
 
     def _closed_groups(self) -> Iterator[ChannelGroup]:
         """For each group, the part that the masks close."""
+        table = self.importance.table_for(self.model)
+        check_closed(self.graph, table)
+        if self._steps == 1:
+            warn_of_lost(self.graph, table)
         groups = self.DG.get_all_groups(self.ignored_layers, self.root_module_types)
         for group in list(groups):
             keep = self.importance.keeps(group)
@@ -150,25 +192,29 @@ class SepPrunePruner(BasePruner):
 
 def _steps(importance: Any, by_ratio: bool, options: dict[str, Any]) -> Steps:
     """The steps of widths where masks are followed; torch-pruning rounds ratios itself."""
-    round_to = options.get("round_to")
+    round_to: Any = options.get("round_to")
+    if round_to is None:
+        return 1
     if by_ratio and isinstance(round_to, str):
         raise InputError(
             f"round_to={round_to!r} goes with learned gates whose masks are followed; with a "
             "pruning_ratio give a number"
         )
-    if by_ratio or round_to is None:
+    if by_ratio or not isinstance(round_to, (str, Mapping)):
+        check_round_to(round_to)
+    if by_ratio:
         return 1
     del options["round_to"]
     if isinstance(round_to, int):
-        if round_to < 1:
-            raise InputError(f"round_to={round_to}: widths are multiples of 1 or more")
         return round_to
     if importance.gates is None:
         raise InputError(
             f"round_to={round_to!r} needs the gates to measure their layers: give "
             "SepPruneImportance(gates)"
         )
-    return steps_for(importance.gates, round_to)
+    steps = steps_for(importance.gates, round_to)
+    check_steps(importance.gates.groups, steps)
+    return steps
 
 
 def pruned_copy(gates: GateSet, keep: Tensor | None = None) -> nn.Module:
@@ -231,6 +277,14 @@ def _refuse_head_pruning(options: Mapping[str, Any]) -> None:
         )
 
 
+def _checked_prune(pruner: Any, prune: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """A step of one of torch-pruning's own pruners, on our graph."""
+    check_ready(pruner.model, pruner.importance)
+    if isinstance(pruner.importance, SepPruneImportance):
+        return keeping_best(pruner, prune())
+    return prune()
+
+
 def install() -> None:
     """Let every torch-pruning pruner that is given :class:`SepPruneImportance` use our graph.
 
@@ -239,25 +293,36 @@ def install() -> None:
     original = BasePruner.__init__
     if getattr(original, "_sepprune", False):
         return
+    names = list(inspect.signature(original).parameters)[4:]
 
     @functools.wraps(original)
     def init(
         self: Any, model: Any, example_inputs: Any, importance: Any, *a: Any, **k: Any
     ) -> None:
-        if isinstance(importance, SepPruneImportance) or is_lent():
-            _refuse_head_pruning(k)
-        if not isinstance(importance, SepPruneImportance) or isinstance(self, SepPrunePruner):
-            if is_lent():
-                model = unwrapped(model)
-                k["out_channel_groups"] = _tied_parts(model, k.get("out_channel_groups"))
+        learned = isinstance(importance, SepPruneImportance)
+        if not learned and not is_lent():
+            original(self, model, example_inputs, importance, *a, **k)
+            return
+        options = {**dict(zip(names, a, strict=False)), **k}
+        _refuse_head_pruning(options)
+        k["out_channel_groups"] = _tied_parts(unwrapped(model), k.get("out_channel_groups"))
+        check_options(unwrapped(model), options)
+        if isinstance(self, SepPrunePruner):
             original(self, model, example_inputs, importance, *a, **k)
             return
         warn_if_distributed(model)
         model = unwrapped(model)
-        k["out_channel_groups"] = _tied_parts(model, k.get("out_channel_groups"))
-        with channel_graph(importance.scope_for(model)):
+        refuse_gated(model, "make a pruner")
+        if learned:
+            table = importance.table_for(model)
+            with channel_graph(table.scope_in(model), **table.options):
+                original(self, model, example_inputs, importance, *a, **k)
+            table.check(self.DG)
+        else:
             original(self, model, example_inputs, importance, *a, **k)
-        _complete_ratios(self, k.get("pruning_ratio_dict"))
+            warn_of_gaps(self.DG)
+        _complete_ratios(self, options.get("pruning_ratio_dict"))
+        self._prune = functools.partial(_checked_prune, self, self._prune)
 
     init._sepprune = True  # type: ignore[attr-defined]
     BasePruner.__init__ = init

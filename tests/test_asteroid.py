@@ -71,7 +71,9 @@ def test_dccrn_linear_keeps_the_shape_of_its_input() -> None:
     conv = "masker.encoders.1.conv.re_module"
     assert members("DCCRNet")[conv] >= {"masker.encoders.2.linear.re_module"}
     keep = torch.tensor([1, 0, 1, 1, 0, 0, 1, 1], dtype=torch.bool)
-    gates.load_masks({g.name: keep if g.name == conv else torch.ones(g.size) for g in gates.groups})
+    gates.load_masks(
+        {g.name: keep if g.name == conv else torch.ones(g.size) > 0 for g in gates.groups}
+    )
     linear = gates.model.get_submodule("masker.encoders.2.linear.re_module")
     small = pruned_copy(gates, example("DCCRNet")).get_submodule(
         "masker.encoders.2.linear.re_module"
@@ -197,7 +199,7 @@ def test_an_analytic_filter_goes_with_its_hilbert_transform() -> None:
     gates = gated("ConvTasNet-analytic", "all")
     root = next(g for g in gates.groups if g.size == 8 and "bottleneck" not in g.name)
     keep = torch.arange(8) % 3 > 0
-    gates.load_masks({g.name: keep if g is root else torch.ones(g.size) for g in gates.groups})
+    gates.load_masks({g.name: keep if g is root else torch.ones(g.size) > 0 for g in gates.groups})
     model, small = gates.model, pruned_copy(gates, example("ConvTasNet-analytic"))
     for part in ("encoder", "decoder"):
         bank, cut = model.get_submodule(part).filterbank, small.get_submodule(part).filterbank

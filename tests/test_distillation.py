@@ -187,7 +187,7 @@ class TestSearch:
             bias = gates.model.get_submodule(BLOCK).bias
             bias[0] += 100.0
             spoiled = loss(gates.model(x), sources)
-            values[gates._columns[BLOCK][0]] = 0
+            values[gates.table.columns[BLOCK][0]] = 0
             bias[0] -= 100.0
             gates.use(torch.ones(len(gates)))
             loss.begin(x, gates.model)

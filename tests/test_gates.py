@@ -69,9 +69,9 @@ def test_channels_without_a_gate_score_infinity_and_stay() -> None:
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ({"nobody": torch.ones(8)}, "no gated group is called 'nobody'; the groups are make"),
-        ({"make": torch.ones(7)}, r"has shape \(7,\), it must be \(8,\)"),
-        ({"make": torch.zeros(8)}, "closes all 8 channels"),
+        ({"nobody": torch.ones(8) > 0}, "no gated group is called 'nobody'; the groups are make"),
+        ({"make": torch.ones(7) > 0}, r"has shape \(7,\), it must be \(8,\)"),
+        ({"make": torch.zeros(8) > 0}, "closes all 8 channels"),
     ],
 )
 def test_masks_that_cannot_be_are_refused(masks: dict[str, Tensor], message: str) -> None:
@@ -79,7 +79,7 @@ def test_masks_that_cannot_be_are_refused(masks: dict[str, Tensor], message: str
     with pytest.raises(InputError, match=message):
         gates.load_masks(masks)
     assert bool(gates.keep.all())  # nothing was taken over
-    gates.load_masks({"make": torch.eye(8)[0]})
+    gates.load_masks({"make": torch.eye(8)[0] > 0})
     assert gates.keep.tolist() == [True, *[False] * 7]
 
 

@@ -1,11 +1,12 @@
 """Gates: masks on channel groups that compute exactly what pruning would leave."""
 
+from .active import refuse_gated
 from .cost import Cost, CostModel
-from .gate_set import GateGroup, GateSet
+from .gate_set import GateSet
 from .lookahead import Lookahead
 from .parametrisation import Gumbel, HardConcrete, Parametrisation
 from .resources import CostResource, Resource, register_resource
-from .table import ScoreTable, last_learned, remember
+from .table import GateGroup, Row, ScoreTable, last_learned, remember
 
 __all__ = [
     "Cost",
@@ -18,8 +19,10 @@ __all__ = [
     "Lookahead",
     "Parametrisation",
     "Resource",
+    "Row",
     "ScoreTable",
     "last_learned",
+    "refuse_gated",
     "register_resource",
     "remember",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -15,33 +15,18 @@ from ..errors import InputError
 from ..graph import ChannelGraph, Scope
 from ..graph.assembly import ChannelSet
 from ..layers.composite import allow_fused_layers, run_by_parts
+from .active import begin, check_same_modules, end, named_parts, refuse_gated
+from .copying import made_again, restore, state_of
 from .cost import Cost, CostModel
+from .coverage import unreached, warn_of_little, warn_of_unreached
 from .lookahead import Lookahead
+from .masks import checked_keep, checked_masks
 from .parametrisation import Parametrisation, parametrisation
 from .patching import GatedLayer, check_fits, gated_layers, patch, unpatch
 from .resources import Resource, build_resource
+from .table import GateGroup, ScoreTable
 
 __all__ = ["GateGroup", "GateSet"]
-
-
-@dataclass(frozen=True)
-class GateGroup:
-    """One gated channel group.
-
-    Attributes:
-        name: Dotted name of its root layer.
-        size: Number of channels.
-        start: Index of its first gate among all.
-    """
-
-    name: str
-    size: int
-    start: int
-
-    @property
-    def gates(self) -> slice:
-        """Where its gates are among all."""
-        return slice(self.start, self.start + self.size)
 
 
 class GateSet:
@@ -55,11 +40,10 @@ class GateSet:
         model: The dense model.
         example_inputs: What costs are measured on.
         groups: The gated groups.
-        scores: Score of each gate, shape (N,), higher is more important.
+        table: Scores and masks, apart from the model.
         lookahead: Stands in for closed channels; None: they are read as zeros.
         ties: Decides between equal scores, shape (N,): the sensitivity that a search measured.
         resources: Costs that a budget asked for, by name; see :meth:`resource`.
-        learned: Whether the masks were learned or loaded.
 
     Example:
         >>> import torch
@@ -80,6 +64,9 @@ class GateSet:
         scope: Scope = "separator",
         kind: str | Parametrisation = "budget",
         seed: int = 0,
+        *,
+        forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+        output_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         """Find the groups of a model and give each channel a gate, all open.
 
@@ -92,15 +79,22 @@ class GateSet:
             scope: ``"separator"``, ``"all"``, or modules of the model.
             kind: ``"budget"`` (ours), ``"gumbel"`` (the paper's), or a ``Parametrisation``.
             seed: Seed of the scores at the start and of the samples.
+            forward_fn: Calls the model on the example, instead of ``model(example)``; latency and
+                memory cannot be measured with it.
+            output_transform: Applied to the outputs of the model before they protect the channels
+                that they hold, e.g. ``lambda out: out.logits``.
 
         Raises:
-            InputError: If the scope or kind is unknown or the model has no masker.
+            InputError: If the scope or kind is unknown, the model has no masker, or other gates are
+                on in it.
             GraphError: If the model does not run on the example.
         """
         self.model = model = unwrapped(model)
+        refuse_gated(model, "make gates")
         self.scope = scope
         self.kind = parametrisation(kind)
-        self.graph = ChannelGraph(scope).build_dependency(model, example_inputs)
+        options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform}
+        self.graph = ChannelGraph(scope).build_dependency(model, example_inputs, **options)
         prunable = self.graph.prunable_sets()
         self._sets: list[ChannelSet] = [c for c in prunable if c.ungated is None]
         if not self._sets:
@@ -116,17 +110,25 @@ class GateSet:
             name = self.graph.name_of(channel_set.root.owner)
             self.groups.append(GateGroup(name, channel_set.size, start))
         self.example_inputs = example_inputs
-        self.cost_model = CostModel(model, example_inputs, self._sets, gate_of)
+        self.cost_model = CostModel(model, example_inputs, self._sets, gate_of, forward_fn)
         self.resources: dict[str, Resource] = {}
         self._layers: list[GatedLayer] = gated_layers(self._sets, gate_of)
-        self._columns = self._output_columns(gate_of)
+        columns = self._output_columns(gate_of)
         device = next(model.parameters()).device
         self.generator = torch.Generator().manual_seed(seed)
-        self.scores = self.kind.initial(len(gate_of), self.generator).to(device)
-        self._keep = torch.ones(len(gate_of), dtype=torch.bool)
+        scores = self.kind.initial(len(gate_of), self.generator).to(device)
+        self.table = ScoreTable(self.graph, self.groups, columns, scores, options)
         self.ties: Tensor | None = None
         self.lookahead: Lookahead | None = None
-        self.learned = False
+        self._modules = named_parts(model)
+        self._unreached = unreached(self.graph)
+        self._turned_off()
+        warn_of_unreached(self.graph, self._unreached)
+        least = self.cost_model.exact(torch.zeros(len(self), dtype=torch.bool)).params
+        gated = self.cost_model.dense.params - least
+        warn_of_little(self.graph, gated, f"{type(model).__name__} has few gates")
+
+    def _turned_off(self) -> None:
         self._values: Tensor | None = None
         self._hook: Any = None
         self._depth = 0
@@ -145,51 +147,79 @@ class GateSet:
                     columns[self.graph.name_of(site.owner)] = torch.tensor(values)
         return columns
 
+    # -- copies -----------------------------------------------------------------------------------
+
+    def __copy__(self) -> GateSet:
+        """Gates on the same model, off, whose scores and masks change by themselves."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.table, twin.resources = copy.copy(self.table), dict(self.resources)
+        twin._turned_off()
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A deep copy or pickle holds a copy of the model, whose graph is built anew."""
+        if self._depth:
+            raise InputError("gates that are on cannot be copied or pickled: leave `with` first")
+        self._check_model()
+        options = self.table.options
+        made = (self.model, self.example_inputs, self.scope, self.kind, options)
+        return made_again, (type(self), *made), state_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what the original knows."""
+        restore(self, state)
+
     # -- masks ------------------------------------------------------------------------------------
+
+    @property
+    def scores(self) -> Tensor:
+        """Score of each gate, shape (N,), higher is more important."""
+        return self.table.scores
+
+    @scores.setter
+    def scores(self, scores: Tensor) -> None:
+        self.table.scores = scores
+
+    @property
+    def learned(self) -> bool:
+        """Whether the masks were learned or loaded."""
+        return self.table.learned
+
+    @learned.setter
+    def learned(self, learned: bool) -> None:
+        self.table.learned = learned
 
     @property
     def keep(self) -> Tensor:
         """True where a gate is open, for all gates at once, shape (N,)."""
-        return self._keep.clone()
+        return self.table.keep.clone()
 
     def masks(self) -> dict[str, Tensor]:
         """Hard masks, by group name; True keeps. Shape (size,), bool, on the CPU."""
-        return {group.name: self._keep[group.gates].clone() for group in self.groups}
+        return {group.name: self.table.keep[group.gates].clone() for group in self.groups}
 
     def load_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Set hard masks.
 
         Args:
-            masks: By group name, shape (size,), True keeps; groups left out stay as they are.
+            masks: By group name, bool, shape (size,), True keeps; groups left out stay as they are.
 
         Raises:
-            InputError: If a name or shape is wrong, or a group would lose all channels.
+            InputError: If a name, shape or type is wrong, or a group would lose all channels.
         """
-        known = {group.name: group for group in self.groups}
-        keep = self._keep.clone()
-        for name, mask in masks.items():
-            if name not in known:
-                raise InputError(
-                    f"no gated group is called {name!r}; the groups are {', '.join(known)}"
-                )
-            group = known[name]
-            values = torch.as_tensor(mask).bool().cpu()
-            if values.shape != (group.size,):
-                raise InputError(
-                    f"the mask of group {name!r} has shape {tuple(values.shape)}, it must be "
-                    f"({group.size},)"
-                )
-            if not bool(values.any()):
-                raise InputError(
-                    f"the mask of group {name!r} closes all {group.size} channels; a layer without "
-                    "channels cannot run: keep at least one"
-                )
-            keep[group.gates] = values
-        self._keep = keep
+        self.table.keep = self._with_masks(masks)
         self.learned = True
+
+    def _with_masks(self, masks: Mapping[str, Tensor]) -> Tensor:
+        keep = self.keep
+        for group, mask in checked_masks(masks, self.groups).items():
+            keep[group.gates] = mask
+        return keep
 
     def set_keep(self, keep: Tensor) -> None:
         """Set the hard masks of all gates at once, shape (N,), bool."""
+        keep = checked_keep(keep, len(self))
         self.load_masks({group.name: keep[group.gates] for group in self.groups})
 
     def cost(self, masks: Mapping[str, Tensor] | None = None) -> Cost:
@@ -200,12 +230,11 @@ class GateSet:
 
         Returns:
             The cost on the example input.
+
+        Raises:
+            InputError: As :meth:`load_masks`.
         """
-        keep = self._keep.clone()
-        for group in self.groups:
-            if masks is not None and group.name in masks:
-                keep[group.gates] = torch.as_tensor(masks[group.name]).bool().cpu()
-        return self.cost_model.exact(keep)
+        return self.cost_model.exact(self.keep if masks is None else self._with_masks(masks))
 
     def resource(self, name: str) -> Resource:
         """A cost of the pruned model that a budget can bound, made when first asked for.
@@ -232,16 +261,16 @@ class GateSet:
             infinity and stay.
         """
         scores = torch.cat([self.scores.detach().float().cpu(), torch.tensor([float("inf")])])
-        keep = torch.cat([self._keep, torch.tensor([True])])
-        return {name: (scores[index], keep[index]) for name, index in self._columns.items()}
+        keep = torch.cat([self.table.keep, torch.tensor([True])])
+        return {name: (scores[gates], keep[gates]) for name, gates in self.table.columns.items()}
 
     # -- gated forward ----------------------------------------------------------------------------
 
     def __enter__(self) -> GateSet:
         """Turn the gates on: sampled if the model is in training mode, hard masks in eval mode."""
         if self._depth == 0:
-            for layer in self._layers:
-                check_fits(layer, self.graph.name_of(layer.module))
+            self._check_model()
+            begin(self)
         self._depth += 1
         if self._depth == 1:
             self._by_parts = run_by_parts(self.model.modules(), self._closes_some)
@@ -263,6 +292,7 @@ class GateSet:
         """Turn the gates off; the model is the dense model again."""
         self._depth -= 1
         if self._depth == 0:
+            end(self)
             for layer in self._layers:
                 unpatch(layer)
             self._eagerly.__exit__(None, None, None)
@@ -271,6 +301,12 @@ class GateSet:
             self._hook, self._values = None, None
         elif isinstance(self._hook, _Nothing):  # an inner block gave gates by hand; back to ours
             self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
+
+    def _check_model(self) -> None:
+        """Refuse a model that is not the one that the gates were made for any more."""
+        for layer in self._layers:
+            check_fits(layer, self.graph.name_of(layer.module))
+        check_same_modules(self.model, self._modules, self._unreached)
 
     def look_ahead(self, ridge: float = 1e-2) -> Lookahead:
         """What lets open channels stand in for closed ones, as reconstruction will.
@@ -296,7 +332,7 @@ class GateSet:
         if self.model.training:
             self._values = _with_one(self.kind.sample(self.scores, self.generator))
         else:
-            self._values = _with_one(self._keep.to(self.scores.device, self.scores.dtype))
+            self._values = _with_one(self.table.keep.to(self.scores.device, self.scores.dtype))
         allow_fused_layers(not self._closes_some())
 
     def use(self, gates: Tensor) -> None:
@@ -316,7 +352,7 @@ class GateSet:
             1 where a channel has no gate; None if none of the layer's has one, or the gates are
             off.
         """
-        columns = self._columns.get(layer)
+        columns = self.table.columns.get(layer)
         if columns is None or self._values is None:
             return None
         return self._values.detach()[columns]

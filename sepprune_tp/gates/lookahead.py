@@ -31,6 +31,7 @@ class Lookahead:
     Attributes:
         moments: For each different input, the mean of x xᵀ over the positions that were seen,
             shape (C, C). Layers that read the same tensor share it.
+        ridge: Added to their diagonal, as a share of its mean.
     """
 
     def __init__(self, layers: Sequence[GatedLayer], ridge: float = 1e-2) -> None:
@@ -47,7 +48,7 @@ class Lookahead:
             and layer.index_in.numel() <= _WIDEST
             and layer.rule.mixes(layer.module)
         }
-        self._ridge = ridge
+        self.ridge = ridge
         self.moments: list[Tensor] = []
         self._source: dict[nn.Module, int] = {}
         self._values: Tensor | None = None
@@ -113,7 +114,7 @@ class Lookahead:
             gates = values[layer.index_in]
             moments = self.moments[source].to(device=gates.device, dtype=gates.dtype)
             with torch.autocast(gates.device.type, enabled=False):
-                self._guesses[source] = guess(moments, gates, self._ridge)
+                self._guesses[source] = guess(moments, gates, self.ridge)
         return self._guesses[source]
 
     def state(self) -> dict[str, Any]:

@@ -1,42 +1,189 @@
-"""Scores by layer name and channel, apart from the model: what a pruner needs of learned gates."""
+"""Scores and masks by layer, apart from the model: what a pruner needs of gates."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ..graph import Scope
-from ..graph.cuts import Cut, subscribe
-from .gate_set import GateSet
+from ..errors import InputError
+from ..graph import ChannelGraph, Scope
+from ..graph.lineage import lineage_of
 
-__all__ = ["ScoreTable", "last_learned", "remember"]
+if TYPE_CHECKING:
+    from .gate_set import GateSet
+
+__all__ = ["GateGroup", "Row", "ScoreTable", "last_learned", "remember"]
+
+_HINT = "Make a GateSet of this model, or prune the model that they were made for, or a copy of it."
+
+
+@dataclass(frozen=True)
+class GateGroup:
+    """One gated channel group.
+
+    Attributes:
+        name: Dotted name of its root layer.
+        size: Number of channels.
+        start: Index of its first gate among all.
+    """
+
+    name: str
+    size: int
+    start: int
+
+    @property
+    def gates(self) -> slice:
+        """Where its gates are among all."""
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The output channels that a layer has now.
+
+    Attributes:
+        gates: Gate of each, shape (n_out,); -1: none.
+        scores: Score of each, shape (n_out,), float32; infinity without a gate.
+        keep: Whether it stays, shape (n_out,), bool; True without a gate.
+    """
+
+    gates: Tensor
+    scores: Tensor
+    keep: Tensor
 
 
 class ScoreTable:
-    """Scores and masks by layer name and output channel, kept true while the model is cut.
+    """Scores and masks of gates, for the model that they were made for and for copies of it.
+
+    The gates change it while they learn, and whoever holds it sees that. What a model has lost
+    since (pruned before, in place or as a copy) is known from its lineage, so a table never takes
+    one channel for another.
 
     Attributes:
-        rows: Layer name -> (scores (n_out,), keep (n_out,)).
+        groups: The gated groups.
+        scores: Score of each gate, shape (N,), higher is more important.
+        keep: True where a gate is open, shape (N,), bool, on the CPU.
+        learned: Whether the masks were learned or loaded.
         scope: Scope of the gates.
+        options: How their graph was built: ``forward_fn`` and ``output_transform``.
+        columns: For each layer with gated outputs, the gate of each channel (-1: none).
     """
 
-    def __init__(self, rows: dict[str, tuple[Tensor, Tensor]], scope: Scope) -> None:
-        self.rows, self.scope = rows, scope
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        groups: list[GateGroup],
+        columns: dict[str, Tensor],
+        scores: Tensor,
+        options: dict[str, Any],
+    ) -> None:
+        """Take the gates of a model.
 
-    def follow(self, model: nn.Module) -> ScoreTable:
-        """A copy that forgets the channels that are cut from ``model`` from now on."""
-        table = ScoreTable(dict(self.rows), self.scope)
-        subscribe(model, table._forget)
-        return table
+        Args:
+            graph: The graph of the model.
+            groups: The gated groups.
+            columns: For each layer with gated outputs, the gate of each channel (-1: none).
+            scores: Score of each gate, shape (N,).
+            options: ``forward_fn`` and ``output_transform`` of the graph.
+        """
+        self.groups, self.columns, self.options = groups, columns, options
+        self.scores = scores
+        self.keep = torch.ones(scores.numel(), dtype=torch.bool)
+        self.learned = False
+        self.scope = graph.scope
+        lineage = lineage_of(graph.model)
+        before = {} if lineage is None else lineage.groups
+        self._before = {name: list(kept.channels) for name, kept in before.items()}
+        self._inside: list[str] = []
+        if not isinstance(graph.scope, str):
+            names = {module: name for name, module in graph.model.named_modules()}
+            self._inside = [names[module] for module in graph.scope]
 
-    def _forget(self, cut: Cut) -> None:
-        if cut.side == "out" and cut.layer in self.rows:
-            stays = torch.ones(self.rows[cut.layer][0].numel(), dtype=torch.bool)
-            stays[cut.indices] = False
-            scores, keep = self.rows[cut.layer]
-            self.rows[cut.layer] = (scores[stays], keep[stays])
+    def scope_in(self, model: nn.Module) -> Scope:
+        """The scope of the gates in a model.
+
+        Raises:
+            InputError: If the model has not the modules that were listed.
+        """
+        if isinstance(self.scope, str):
+            return self.scope
+        modules = dict(model.named_modules())
+        for name in self._inside:
+            if name not in modules:
+                raise InputError(f"{type(model).__name__} has no module '{name}', which is in the "
+                                 f"scope of these gates. {_HINT}")  # fmt: skip
+        return [modules[name] for name in self._inside]
+
+    def row(self, model: nn.Module, layer: str) -> Row | None:
+        """The output channels that a layer has now.
+
+        Args:
+            model: The model of the gates, or a copy of it, pruned before or not.
+            layer: Dotted name of the layer.
+
+        Returns:
+            Their gates, scores and masks; None for a layer without gated outputs.
+
+        Raises:
+            InputError: If the past of the model cannot be that of the gates' model.
+        """
+        if layer not in self.columns:
+            return None
+        present = torch.ones(self.keep.numel() + 1, dtype=torch.bool)  # the last: without a gate
+        lineage = lineage_of(model)
+        for root, kept in ({} if lineage is None else lineage.groups).items():
+            if root in self.columns and layer in (root, *kept.members):
+                present[self._lost(root, kept.size, kept.channels)] = False
+        gates = self.columns[layer]
+        gates = gates[present[gates]]
+        scores = torch.cat([self.scores.detach().float().cpu(), torch.tensor([float("inf")])])
+        keep = torch.cat([self.keep, torch.tensor([True])])
+        return Row(gates, scores[gates], keep[gates])
+
+    def _lost(self, root: str, size: int, channels: list[int]) -> Tensor:
+        """Gates whose channels a model has lost since the gates were made."""
+        before = self._before.get(root, list(range(size)))
+        if len(before) != self.columns[root].numel() or not set(channels) <= set(before):
+            raise InputError(
+                f"'{root}' has lost other channels than in the model that the gates were made "
+                f"for. {_HINT}"
+            )
+        left = set(channels)
+        gates = zip(before, self.columns[root].tolist(), strict=True)
+        return torch.tensor([g for c, g in gates if c not in left and g >= 0], dtype=torch.long)
+
+    def check(self, graph: ChannelGraph) -> None:
+        """See that the gates are of the model of a graph.
+
+        Raises:
+            InputError: If a layer with gated outputs is not in it, or has other channels.
+        """
+        kind = type(graph.model).__name__
+        owners = {graph.name_of(owner): owner for owner in graph.module2node}
+        for name in self.columns:
+            if name not in owners:
+                raise InputError(
+                    f"the gates have scores of '{name}', which is not a layer of this {kind}, or "
+                    f"did not run on the example. {_HINT}"
+                )
+            row = self.row(graph.model, name)
+            assert row is not None, "the layer has a column"
+            width = graph.site_of(owners[name], "out").components.numel()
+            if row.gates.numel() != width:
+                raise InputError(
+                    f"'{name}' has {width} output channels in this {kind}, the gates know "
+                    f"{row.gates.numel()}. {_HINT}"
+                )
+
+    def __copy__(self) -> ScoreTable:
+        """A table that changes by itself."""
+        twin = object.__new__(ScoreTable)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
 
 _LAST_LEARNED: WeakKeyDictionary[nn.Module, ScoreTable] = WeakKeyDictionary()
@@ -44,8 +191,7 @@ _LAST_LEARNED: WeakKeyDictionary[nn.Module, ScoreTable] = WeakKeyDictionary()
 
 def remember(gates: GateSet) -> None:
     """Make gates the last ones learned on their model, for ``SepPruneImportance()``."""
-    table = ScoreTable(gates.output_table(), gates.scope)
-    _LAST_LEARNED[gates.model] = table.follow(gates.model)
+    _LAST_LEARNED[gates.model] = gates.table
 
 
 def last_learned(model: nn.Module) -> ScoreTable | None:
