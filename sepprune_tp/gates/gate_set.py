@@ -22,7 +22,16 @@ from .coverage import unreached, warn_of_little, warn_of_unreached
 from .lookahead import Lookahead
 from .masks import checked_keep, checked_masks
 from .parametrisation import Parametrisation, parametrisation
-from .patching import GatedLayer, check_fits, gated_layers, patch, unpatch
+from .patching import (
+    GatedLayer,
+    check_fits,
+    gated_layers,
+    gated_places,
+    patch,
+    patch_code,
+    unpatch,
+    unpatch_code,
+)
 from .resources import Resource, build_resource
 from .table import GateGroup, ScoreTable
 
@@ -112,7 +121,9 @@ class GateSet:
         self.example_inputs = example_inputs
         self.cost_model = CostModel(model, example_inputs, self._sets, gate_of, forward_fn)
         self.resources: dict[str, Resource] = {}
-        self._layers: list[GatedLayer] = gated_layers(self._sets, gate_of)
+        self._layers: list[GatedLayer] = gated_layers(self._sets, gate_of, self.graph)
+        self._places = gated_places(self.graph.places, self.graph.roots, gate_of)
+        self._code: list[nn.Module] = []
         columns = self._output_columns(gate_of)
         device = next(model.parameters()).device
         self.generator = torch.Generator().manual_seed(seed)
@@ -279,6 +290,7 @@ class GateSet:
             self._eagerly.__enter__()
             for layer in self._layers:
                 patch(layer, lambda: self._values, self.scores.device, self._reading)
+            self._code = patch_code(self._places, lambda: self._values)
             self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
             self._draw()
         return self
@@ -295,6 +307,7 @@ class GateSet:
             end(self)
             for layer in self._layers:
                 unpatch(layer)
+            unpatch_code(self._code)
             self._eagerly.__exit__(None, None, None)
             self._by_parts.__exit__(None, None, None)
             self._hook.remove()
