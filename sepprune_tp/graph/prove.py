@@ -147,7 +147,7 @@ def _check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def _double(value: Any) -> Any:
-    return torch.float64 if value in _LOW and isinstance(value, torch.dtype) else value
+    return torch.float64 if isinstance(value, torch.dtype) and value in _LOW else value
 
 
 _LOW: tuple[Any, ...] = (torch.float32, torch.float16, torch.bfloat16)
@@ -170,35 +170,47 @@ class Bench:
         names: Mapping[Any, str],
     ) -> None:
         self._model, self._call, self._names = model, call, names
-        self.runs, self.error, self.skipped = 0, 0.0, None
+        self.runs, self.error = 0, 0.0
+        self.skipped: str | None = None
         self.widths: list[Width] = []
         self._cut_names: dict[int, str] = {}
-        self._trials: list[tuple[int, Any]] = []
+        self._inputs = inputs
         size = sum(p.numel() for p in model.parameters()) * 8
-        why = ""
-        for dtype in (torch.float64, torch.float32) if size <= _LARGE else (torch.float32,):
-            self.dtype = dtype
-            try:
-                self._base = self._copied()
-                self._inputs = tree_map(self._converted, inputs)
-                with self._quietly():
-                    self._run(self._base, self._inputs)
-                break
-            except Exception as error:  # a model may raise anything
-                why = _first_line(error)
-        else:
-            self.skipped = f"a copy of the model does not run: {why}"
+        self.dtype = torch.float64 if size <= _LARGE else torch.float32
+        self._variants: list[Any] = []
+        self._prepare(inputs)
+
+    def _prepare(self, inputs: Any) -> None:
+        try:
+            self._base = self._copied()
+        except Exception as error:  # torch refuses to copy a tensor with a history
+            self.skipped = f"a copy of the model does not run: {_first_line(error)}"
             return
         self._layers = dict(named_layers(self._base))
-        self._trials = [(0, self._inputs), (1, self._inputs)]
-        variant = self._variant()
-        if variant is not None:
-            self._trials.append((1, variant))
+        self._inputs = tree_map(self._converted, inputs)
+        self._variants = self._other_inputs()
 
-    @property
-    def trials(self) -> int:
-        """Number of masks and inputs."""
-        return len(self._trials)
+    trials = 2
+    """Number of masks: of the example, and of one with another batch size and length."""
+
+    def runs_alike(self) -> bool:
+        """Whether the plain copy runs, and gives the same twice; in single precision if it must."""
+        for dtype in dict.fromkeys((self.dtype, torch.float32)):
+            if dtype is not self.dtype:
+                self.dtype = dtype
+                self._prepare(self._inputs)
+            try:
+                with self._quietly():
+                    one, two = (self._run(self._base, self._inputs) for _ in range(2))
+            except Exception as error:  # a model may raise anything
+                self.skipped = f"a copy of the model does not run: {_first_line(error)}"
+                continue
+            self.skipped = None
+            off = _difference(one, two)
+            if off is None or not off <= _EXACT[self.dtype]:
+                self.skipped = "the model gives other outputs each time that it runs"
+            return self.skipped is None
+        return False
 
     # -- the copy ---------------------------------------------------------------------------------
 
@@ -253,22 +265,13 @@ class Bench:
         with _Precise(self.dtype):
             return tensors_of(self._call(model, given))
 
-    def _variant(self) -> Any:
-        """The example with another batch size, and length where the model takes one."""
+    def _other_inputs(self) -> list[Any]:
+        """The example with another batch size, and another length; the model may not take them."""
         tensors = [v for v in tree_leaves(self._inputs) if isinstance(v, Tensor) and v.dim()]
         if not tensors or len({len(t) for t in tensors}) > 1 or any(t.dim() < 2 for t in tensors):
-            return None
+            return [self._inputs]
         twice = tree_map(_twice, self._inputs)
-        shorter = tree_map(_shorter, twice)
-        for inputs in (shorter, twice):
-            try:
-                with self._quietly():
-                    outputs = self._run(self._base, inputs)
-                if all(bool(t.isfinite().all()) for t in outputs if t.is_floating_point()):
-                    return inputs
-            except Exception:
-                continue
-        return None
+        return [tree_map(_shorter, twice), twice, self._inputs]
 
     # -- gated and cut ----------------------------------------------------------------------------
 
@@ -361,35 +364,45 @@ class Bench:
         if not sets:
             return None
         chosen = [channel_set for _, channel_set in sets]
-        every = [*self.widths, *widths]
-        order = [first, *(t for t in range(len(self._trials)) if t != first)]
-        made: dict[int, Any] = {}
         worst = 0.0
-        for trial in order:
-            turn, inputs = self._trials[trial]
-            with self._quietly():
-                try:
-                    if turn not in made:
-                        keep = _masks(sets, turn)
-                        gated = self._gated(graph, chosen, keep)
-                        made[turn] = gated, self._cut(graph, chosen, keep, every)
-                    gated, cut = made[turn]
+        for turn in (first, 1 - first):
+            keep = _masks(sets, turn)
+            try:
+                with self._quietly():
+                    wanted, inputs = self._reference(self._gated(graph, chosen, keep), turn)
+            except Exception as error:  # a model may raise anything
+                return Failure(f"with gates: {_first_line(error)}", True, (), turn)
+            try:
+                with self._quietly():
+                    cut = self._cut(graph, chosen, keep, [*self.widths, *widths])
                     got = self._run(cut, inputs)
-                except Exception as error:  # a model may raise anything
-                    return Failure(_first_line(error), True, self._running(error), trial)
-                try:
-                    wanted = gated(inputs)
-                except Exception as error:
-                    return Failure(f"with gates: {_first_line(error)}", True, (), trial)
+            except Exception as error:
+                return Failure(_first_line(error), True, self._running(error), turn)
             off = _difference(got, wanted)
             if off is None:
-                return Failure("its outputs have other shapes", False, (), trial)
+                return Failure("its outputs have other shapes", False, (), turn)
             if not off <= _EXACT[self.dtype]:
                 said = f"gated and cut differ by {off:.1e} of the largest output"
-                return Failure(said, False, (), trial)
+                return Failure(said, False, (), turn)
             worst = max(worst, off)
         self.error = max(self.error, worst)
         return None
+
+    def _reference(self, gated: Callable[[Any], Any], turn: int) -> tuple[list[Tensor], Any]:
+        """What the gated model gives, and on which inputs: the first that it takes."""
+        if turn == 0:
+            return gated(self._inputs), self._inputs
+        while True:
+            inputs = self._variants[0]
+            try:
+                outputs = gated(inputs)
+                floats = [t for t in outputs if t.is_floating_point()]
+                if len(self._variants) == 1 or all(bool(t.isfinite().all()) for t in floats):
+                    return outputs, inputs
+            except Exception:
+                if len(self._variants) == 1:
+                    raise
+            self._variants.pop(0)
 
     def _running(self, error: Exception) -> tuple[str, ...]:
         """Names of the modules of the cut copy whose code raised, innermost first."""
@@ -399,13 +412,6 @@ class Bench:
             if name is not None and name not in found:
                 found.append(name)
         return tuple(found)
-
-    def reproduces(self) -> bool:
-        """Whether the plain copy gives the same twice."""
-        with self._quietly():
-            one, two = (self._run(self._base, self._inputs) for _ in range(2))
-        off = _difference(one, two)
-        return off is not None and off <= _EXACT[self.dtype]
 
 
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
