@@ -81,6 +81,8 @@ LAYERS: dict[str, Callable[[], Made]] = {
     "group-norm-plain": norm(nn.GroupNorm, 2, 6, affine=False),
     "layer-norm": lambda: (nn.LayerNorm(6), (BATCH, TIME, 6)),
     "layer-norm-plain": lambda: (nn.LayerNorm(6, elementwise_affine=False), (BATCH, TIME, 6)),
+    "rms-norm": lambda: (nn.RMSNorm(6), (BATCH, TIME, 6)),
+    "rms-norm-plain": lambda: (nn.RMSNorm(6, elementwise_affine=False, eps=0.1), (BATCH, 6)),
     "prelu": norm(nn.PReLU, 6),
 }
 

@@ -292,6 +292,31 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, int]]] = {
         image(),
         {"make": 8},
     ),
+    "bare convolution weight": (
+        lambda: Net(
+            lambda n, x: n.read(functional.conv2d(n.make(x), n.weight)),
+            make=conv(1, 8),
+            weight=nn.Parameter(torch.rand(4, 8, 1, 1)),
+            read=conv(4, 2),
+        ),
+        image(),
+        {"make": 8, "weight": 4},
+    ),
+    "bare linear weight": (
+        lambda: Net(
+            lambda n, x: n.read(functional.linear(n.make(x), n.weight)),
+            make=nn.Linear(8, 8),
+            weight=nn.Parameter(torch.rand(4, 8)),
+            read=nn.Linear(4, 2),
+        ),
+        image(),
+        {"make": 8, "weight": 4},
+    ),
+    "softmax over channels": (
+        lambda: Net(lambda n, x: n.read(n.make(x).softmax(1)), make=conv(1, 8), read=conv(8, 2)),
+        image(),
+        {"make": 8},
+    ),
     "parameters and buffers": (make_parameters, image(), {"make": 8}),
     "class token": (make_class_token, image(), {"make": 8}),
     "keywords in, dictionary out": (

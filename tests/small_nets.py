@@ -192,11 +192,19 @@ PROTECTED: dict[str, tuple[Net, str]] = {
         "channels are picked by fixed positions",
     ),
     "unbind": (Net(lambda n, x: n.make(x).unbind(1)[0][:, None], read=1), "taken apart one by one"),
-    "mean over channels": (
-        Net(lambda n, x: n.make(x).mean(1, keepdim=True), read=1),
-        "'mean' pools over channels outside a known norm",
+    "log of summed exponentials": (
+        Net(lambda n, x: n.make(x) - n.make(x).logsumexp(1, keepdim=True)),
+        "'logsumexp' pools over channels outside a known norm",
     ),
-    "whole mean": (Net(lambda n, x: n.make(x) - n.make(x).mean()), "'mean' pools over channels"),
+    "product of channels": (
+        Net(lambda n, x: n.make(x) * n.make(x).prod(1, keepdim=True)),
+        "'prod' pools over channels outside a known norm",
+    ),
+    "cumulative sum": (
+        Net(lambda n, x: n.make(x).cumsum(1)),
+        "all of its channels are coupled into one",
+    ),
+    "rolled": (Net(lambda n, x: n.make(x).roll(1, 1)), "the pruned model is not the gated one"),
     "outer product": (
         Net(lambda n, x: (n.make(x)[:, :, None] * n.other(x)[:, None]).flatten(1, 2), read=64),
         "an outer product of two channel axes",
@@ -215,8 +223,15 @@ PROTECTED: dict[str, tuple[Net, str]] = {
         ),
         "layer 'rnn' cannot be cut: an LSTM with proj_size=3",
     ),
-    "own forward": (
-        Net(lambda n, x: n.odd(n.make(x)), odd=nn.LayerNorm((8, TIME))),
-        "layer 'odd' cannot be cut: a layer norm over several axes at once",
-    ),
 }
+
+
+POOLING: dict[str, Net] = {
+    "mean over channels": Net(lambda n, x: n.make(x).mean(1, keepdim=True), read=1),
+    "mean over time and channels": Net(lambda n, x: n.make(x) - n.make(x).mean()),
+    "highest channel": Net(lambda n, x: n.make(x) - n.make(x).amax(1, keepdim=True)),
+    "deviation over channels": Net(lambda n, x: n.make(x) / n.make(x).std(1, keepdim=True)),
+    "softmax over channels": Net(lambda n, x: n.make(x).softmax(1)),
+    "layer norm over two axes": Net(lambda n, x: n.odd(n.make(x)), odd=nn.LayerNorm((8, TIME))),
+}
+"""``make`` can be cut, but its channels count in a statistic: zeros are not the same as none."""

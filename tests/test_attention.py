@@ -175,7 +175,9 @@ def test_heads_keep_equal_widths_and_the_scale() -> None:
     assert far(pruned(x), masked) > 1e-4
 
 
-def test_a_product_that_no_gate_reaches_has_no_gates() -> None:
+def test_a_product_of_projections_by_hand_is_gated() -> None:
+    """The product is a call in the model's own code, where gates reach in."""
+
     class ByHand(Frames):
         def forward(self, x: Tensor) -> Tensor:
             query, key = self.into(x), self.into2(x)
@@ -185,15 +187,24 @@ def test_a_product_that_no_gate_reaches_has_no_gates() -> None:
             super().__init__()
             self.into2, self.value = nn.Linear(4, 12), nn.Linear(4, 12)
 
-    graph = ChannelGraph("all").build_dependency(ByHand(), torch.randn(1, 6, 4))
-    ungated = {c.ungated for c in graph.prunable_sets() if graph.name_of(c.root.owner) == "into"}
-    assert ["no gate can reach" in str(why) for why in ungated] == [True]
-    assert [name for name, _ in graph.named_groups()] == ["into", "value"]
-    gates = GateSet(ByHand(), torch.randn(1, 6, 4), scope="all")
-    assert [group.name for group in gates.groups] == ["value"]
+    example = tokens(1, 6, 4)
+    gates = GateSet(randomised(ByHand, 0, DOUBLE), example, scope="all")
+    assert {group.name: group.size for group in gates.groups} == {"into": 12, "value": 12}
+    graph = gates.graph
+    (keys,) = [c for c in graph.prunable_sets() if graph.name_of(c.root.owner) == "into"]
+    assert keys.ungated is None
+    assert {graph.name_of(site.owner) for site in keys.sites} == {"into", "into2"}
+    gates.load_masks(keep_by(gates, "odd"))
+    x = tokens(2, 9, 4, seed=1)
+    with gates:
+        masked = gates.model(x)
+    assert far(pruned_copy(gates, example)(x), masked) < 1e-12
+    assert far(gates.model(x), masked) > 1e-3
 
 
-def test_fused_attention_by_hand_keeps_value_channels() -> None:
+def test_fused_attention_by_hand() -> None:
+    """Queries and keys shrink alike, by channels of every head, and the scale with them."""
+
     class Fused(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -210,14 +221,19 @@ def test_fused_attention_by_hand_keeps_value_channels() -> None:
 
     example = tokens(1, 6, 4)
     gates = GateSet(randomised(Fused, 0, DOUBLE), example, scope="all")
-    assert [(group.name, group.size) for group in gates.groups] == [("value", 4)]
-    assert {"query", "key"} <= gates.graph.protected.keys()
-    gates.load_masks({"value": torch.tensor([True, False, False, True])})
+    assert [(group.name, group.size) for group in gates.groups] == [("query", 4), ("value", 4)]
     x = tokens(2, 9, 4, seed=1)
-    with gates:
-        masked = gates.model(x)
-    assert far(pruned_copy(gates, example)(x), masked) < 1e-12
-    assert far(gates.model(x), masked) > 1e-3
+    for closed in ("query", "value"):
+        every, half = torch.ones(4, dtype=torch.bool), torch.tensor([True, False, False, True])
+        gates.load_masks({name: half if name == closed else every for name in ("query", "value")})
+        with gates:
+            masked = gates.model(x)
+        pruned: Any = pruned_copy(gates, example)
+        assert far(pruned(x), masked) < 1e-12
+        assert far(gates.model(x), masked) > 1e-3
+        kept = {name for name, rows in pruned.named_parameters() if len(rows) == 6}
+        layers = ("query", "key") if closed == "query" else ("value",)
+        assert kept == {f"{layer}.{key}" for layer in layers for key in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}])

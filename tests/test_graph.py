@@ -6,8 +6,22 @@ import copy
 
 import pytest
 import torch
-from small_nets import COUPLING, PROTECTED, TIME, Net, coupled, graph_of, halve, runs, sizes
+from laws import far, keep_by, pruned_copy
+from small_nets import (
+    COUPLING,
+    POOLING,
+    PROTECTED,
+    TIME,
+    Net,
+    coupled,
+    graph_of,
+    halve,
+    runs,
+    sizes,
+)
 from torch import nn
+
+from sepprune_tp.gates import GateSet
 
 
 @pytest.mark.parametrize("name", COUPLING)
@@ -72,16 +86,23 @@ def test_what_may_not_go_says_why(name: str) -> None:
     assert runs(halve(net)).shape == runs(net).shape
 
 
-@pytest.mark.parametrize("name", ["slice", "mean over channels", "qr"])
+@pytest.mark.parametrize("name", ["slice", "gram matrix", "qr"])
 def test_reasons_give_the_place_in_the_code(name: str) -> None:
     assert "small_nets.py:" in graph_of(PROTECTED[name][0]).protected["make"]
 
 
-def test_softmax_over_channels_keeps_them_together() -> None:
-    """A softmax over channels sums over all of them, so none may go alone."""
-    graph = graph_of(Net(lambda n, x: n.make(x).softmax(1)))
-    assert sizes(graph) == {}
-    assert "coupled into one" in graph.protected["make"]
+@pytest.mark.parametrize("name", POOLING)
+def test_what_pools_over_channels_counts_those_that_are_left(name: str) -> None:
+    net = copy.deepcopy(POOLING[name]).double().eval()
+    assert sizes(graph_of(copy.deepcopy(net).float())) == {"make": 8}
+    x = torch.randn(2, 1, TIME, generator=torch.Generator().manual_seed(1)).double()
+    gates = GateSet(net, x, scope="all")
+    for rule in ("half", "odd"):
+        gates.load_masks(keep_by(gates, rule))
+        with torch.no_grad(), gates:
+            masked = net(x)
+        with torch.no_grad():
+            assert far(pruned_copy(gates, x)(x), masked) < 1e-10 < 1e-3 < far(net(x), masked)
 
 
 def test_weights_that_two_layers_share_stay_one() -> None:

@@ -218,16 +218,16 @@ def test_pickled_models_remember_without_our_classes(tmp_path: Path) -> None:
 def test_a_pruning_function_that_is_no_selection(tmp_path: Path) -> None:
     """What cannot be followed is said, not guessed."""
 
-    class Adding(tp.pruner.function.BasePruningFunc):
+    class Reshaping(tp.pruner.function.BasePruningFunc):
         def prune_out_channels(self, layer: Any, idxs: Any) -> Any:
-            keep = [i for i in range(len(layer.gain)) if i not in idxs]
-            layer.gain = nn.Parameter(layer.gain.data[keep] + layer.gain.data[idxs].sum())
+            keep = [i for i in range(layer.gain.shape[-1]) if i not in idxs]
+            layer.gain = nn.Parameter(layer.gain.data[..., keep][None])
             return layer
 
         prune_in_channels = prune_out_channels
 
         def get_out_channels(self, layer: Any) -> int:
-            return len(layer.gain)
+            return int(layer.gain.shape[-1])
 
         get_in_channels = get_out_channels
 
@@ -242,7 +242,7 @@ def test_a_pruning_function_that_is_no_selection(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv1d(1, 8, 3), Odd(), nn.Conv1d(8, 1, 3))
     dense = copy.deepcopy(model)
     magnitude = tp.importance.GroupMagnitudeImportance()
-    options = {"scope": "all", "customized_pruners": {Odd: Adding()}}
+    options = {"scope": "all", "customized_pruners": {Odd: Reshaping()}}
     SepPrunePruner(model, torch.randn(1, 1, 32), magnitude, 0.5, **options).step()
     assert model[0].out_channels == 4
     with pytest.raises(CheckpointError, match="'1' was cut could not be followed"):

@@ -252,7 +252,6 @@ def test_registering_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (nn.LayerNorm((3, 4)), "over several axes at once, (3, 4)"),
         (nn.Embedding(4, 3, max_norm=1.0), "an embedding with max_norm=1.0"),
         (nn.LSTM(4, 3, proj_size=2), "an LSTM with proj_size=2"),
     ],
@@ -261,6 +260,12 @@ def test_registering_twice_is_refused() -> None:
 def test_layers_that_cannot_be_cut_say_why(layer: nn.Module, why: str) -> None:
     rule = rule_of(layer)
     assert rule is not None and why in str(rule.refuses(layer))
+
+
+def test_a_layer_norm_over_several_axes_is_followed_by_its_operation() -> None:
+    """Which of its axes holds channels is known when it runs."""
+    assert rule_of(nn.LayerNorm((3, 4))) is None
+    assert rule_of(nn.RMSNorm((3, 4))) is None
 
 
 @needs_asteroid

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch_pruning as tp
+from laws import far, pruned_copy
 from torch import Tensor, nn
 
 from sepprune_tp.errors import InputError
@@ -55,10 +56,18 @@ def test_num_heads_of_an_attention_with_one_projection() -> None:
     assert model(EXAMPLE).shape == (2, 6, 5)
 
 
-def test_a_product_of_queries_and_keys_has_no_gates() -> None:
-    model = Block()
-    assert sizes(ChannelGraph("all").build_dependency(model, EXAMPLE)) == {"into": 16, "qkv": 4}
-    assert [group.name for group in GateSet(model, EXAMPLE, scope="all").groups] == ["into"]
+def test_a_product_of_queries_and_keys_is_gated() -> None:
+    model, example = Block().double().eval(), EXAMPLE.double()
+    assert sizes(ChannelGraph("all").build_dependency(model, example)) == {"into": 16, "qkv": 4}
+    gates = GateSet(model, example, scope="all")
+    assert {group.name: group.size for group in gates.groups} == {"into": 16, "qkv": 4}
+    gates.load_masks({"qkv": torch.tensor([True, False, True, True])})
+    with torch.no_grad(), gates:
+        masked = model(example)
+    pruned: Any = pruned_copy(gates, example)
+    assert (pruned.qkv.out_features, pruned.proj.in_features) == (36, 12)
+    with torch.no_grad():
+        assert far(pruned(example), masked) < 1e-12 < 1e-3 < far(model(example), masked)
 
 
 def test_whole_heads_are_refused() -> None:
@@ -142,7 +151,14 @@ class Scale(nn.Module):
         self.gain = nn.Parameter(torch.rand(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Divides by a norm over channels, which no rule of ours follows."""
+        """Sizes by singular values of matrices of one element, which no rule of ours follows."""
+        return torch.linalg.svdvals(x[..., None, None]).squeeze(-1) * self.gain
+
+
+class Divided(Scale):
+    """A layer that we know as well: it divides by a norm over channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
         return x / x.square().sum(-1, keepdim=True).sqrt() * self.gain
 
 
@@ -167,7 +183,7 @@ def test_customized_pruners_make_a_layer_known() -> None:
 
     model = make()
     graph = ChannelGraph("all").build_dependency(model, EXAMPLE)
-    assert "'sum' pools over channels" in graph.protected["0"]
+    assert "operation '_linalg_svd' has no rule" in graph.protected["0"]
     for key in (Scale, model[1]):
         graph = ChannelGraph("all").build_dependency(
             model, EXAMPLE, customized_pruners={key: ScalePruner()}
@@ -175,5 +191,14 @@ def test_customized_pruners_make_a_layer_known() -> None:
         assert sizes(graph) == {"0": 12}
     model = make()
     pruner(model, customized_pruners={Scale: ScalePruner()}).step()
+    assert (model[0].out_features, model[1].width, model[2].in_features) == (6, 6, 6)
+    assert model(EXAMPLE).shape == (2, 6, 2)
+
+
+def test_customized_pruners_of_a_layer_that_pools_over_channels() -> None:
+    """Its author's way of cutting it is taken, and it is still exact."""
+    model = nn.Sequential(nn.Linear(8, 12), Divided(12), nn.Linear(12, 2))
+    assert sizes(ChannelGraph("all").build_dependency(model, EXAMPLE)) == {"0": 12}
+    pruner(model, customized_pruners={Divided: ScalePruner()}).step()
     assert (model[0].out_features, model[1].width, model[2].in_features) == (6, 6, 6)
     assert model(EXAMPLE).shape == (2, 6, 2)

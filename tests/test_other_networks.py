@@ -35,33 +35,7 @@ def test_gated_is_pruned(name: str) -> None:
 # -- what may not go --------------------------------------------------------------------------
 
 
-def bare_weights(net: Any, x: Tensor) -> Tensor:
-    return net.read(functional.conv2d(net.make(x), net.weight))
-
-
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str, str]] = {
-    "bare convolution weight": (
-        lambda: Net(
-            bare_weights,
-            make=conv(1, 8),
-            weight=nn.Parameter(torch.rand(4, 8, 1, 1)),
-            read=conv(4, 2),
-        ),
-        image(),
-        "make",
-        "operation 'convolution' has no rule and may mix channels",
-    ),
-    "bare linear weight": (
-        lambda: Net(
-            lambda n, x: n.read(functional.linear(n.make(x), n.weight)),
-            make=nn.Linear(8, 8),
-            weight=nn.Parameter(torch.rand(4, 8)),
-            read=nn.Linear(4, 2),
-        ),
-        image(),
-        "make",
-        "a product with a tensor that has no channels to match",
-    ),
     "layer weight used outside": (
         lambda: Net(
             lambda n, x: functional.linear(n.mix(n.embed(x)), n.embed.weight),
@@ -93,9 +67,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str, str]] = {
         "make",
         "channels lie along an axis that is resampled or pooled",
     ),
-    "softmax over channels": (
+    "cumulative sum over channels": (
         lambda: Net(
-            lambda n, x: n.read(n.make(x).softmax(1)),
+            lambda n, x: n.read(n.make(x).cumsum(1)),
             make=conv(1, 8),
             read=conv(8, 2),
         ),

@@ -70,7 +70,7 @@ class EachNorm(nn.Module):
 
 
 class Unbiased(GlobalNorm):
-    """Divides by N - 1: none of the norms that are known."""
+    """Divides by N - 1: none of the norms that are known, and still exact."""
 
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = x.mean((1, 2), keepdim=True), x.var((1, 2), keepdim=True)
@@ -119,11 +119,13 @@ class Net(nn.Module):
         return self.last(x + self.back(torch.relu(self.two(self.second(x)))))
 
 
-@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("kind", NORMS | OTHERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gated_is_pruned(kind: str, dtype: torch.dtype) -> None:
+    """What is not taken for a norm is followed operation by operation."""
     example = mixture(1, 60, dtype=dtype)
-    gates = GateSet(randomised(lambda: Net(NORMS[kind]), 0, dtype), example, scope="all")
+    norm = (NORMS | OTHERS)[kind]
+    gates = GateSet(randomised(lambda: Net(norm), 0, dtype), example, scope="all")
     assert {group.name: group.size for group in gates.groups} == {"first": 12, "second": 10}
     gates.load_masks(keep_by(gates, "odd"))
     pruned: Any = pruned_copy(gates, example)
@@ -146,7 +148,22 @@ def test_what_computes_something_else_is_not_taken_for_a_norm(kind: str) -> None
     model = Net(OTHERS[kind])
     assert rule_of(model.one) is None
     graph = ChannelGraph("all").build_dependency(model, torch.randn(1, 60))
-    assert "pools over channels" in graph.protected["first"]
+    assert graph.protected.keys() == {"last"}
+
+
+def test_a_norm_over_the_order_of_channels_stays() -> None:
+    class Cumulative(GlobalNorm):
+        """Each channel by the mean of those before it."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            count = torch.arange(1, 1 + x.size(1))[:, None]
+            return super().forward(x - x.cumsum(1) / count)
+
+    model = Net(Cumulative)
+    assert rule_of(model.one) is None
+    graph = ChannelGraph("all").build_dependency(model, torch.randn(1, 60))
+    assert graph.protected["first"] == "all of its channels are coupled into one"
+    assert not list(graph.named_groups())
 
 
 def test_recognising_leaves_no_trace() -> None:

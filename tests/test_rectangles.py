@@ -22,24 +22,30 @@ X = torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(0), dtype=torch
 class Bottle(nn.Module):
     """conv -> (B, C * T) -> linear -> (B, C, T) -> conv, as a bottleneck between two halves."""
 
-    def __init__(self, rows: int | None, residual: bool) -> None:
+    def __init__(self, rows: int | None, residual: bool, literal: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv1d(1, 6, 1)
         self.narrow, self.wide = nn.Linear(24, 5), nn.Linear(5, 24)
         self.last = nn.Conv1d(6, 1, 1)
-        self.rows, self.residual = rows, residual
+        self.rows, self.residual, self.literal = rows, residual, literal
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, 4) -> (B, 1, 4)."""
         x = torch.relu(self.conv(x))
         y = self.wide(torch.tanh(self.narrow(x.flatten(1))))
-        y = y.view(-1, self.rows or x.shape[1], 4)
+        y = y.view(-1, 6 if self.literal else self.rows or x.shape[1], 4)
         return self.last(y + x) if self.residual else self.last(y)
 
 
 def groups_of(model: nn.Module) -> dict[str, int]:
     graph = ChannelGraph("all").build_dependency(model, X)
     return {name: group.channel_set.size for name, group in graph.named_groups()}
+
+
+def model_layers(gates: GateSet, group: str) -> list[str]:
+    """Names of the layers that a group cuts."""
+    sets = {g.name_of(s.root.owner): s for g in [gates.graph] for s in g.prunable_sets()}
+    return [gates.graph.name_of(site.owner) for site in sets[group].sites]
 
 
 def assert_exact(model: nn.Module, closed: dict[str, int]) -> None:
@@ -61,17 +67,34 @@ def test_rows_shrink_where_another_layer_counts_them() -> None:
     assert_exact(model, {"conv": 1})
 
 
-@pytest.mark.parametrize("rows", [6, None])
-def test_rows_that_may_be_a_constant_stay(rows: int | None) -> None:
-    """Nothing tells the trace whether the 6 is a number in the code, so no row may go.
-
-    Where it is the width of another layer, the trial finds that this layer has to keep it.
-    """
-    model = Bottle(rows, residual=False).double().eval()
+def test_rows_that_are_a_number_in_the_code_stay() -> None:
+    """Neither 6 rows nor 4 columns may be fewer."""
+    model = Bottle(None, residual=False, literal=True).double().eval()
     graph = ChannelGraph("all").build_dependency(model, X)
-    assert groups_of(model) == ({"conv": 6, "narrow": 5} if rows else {"narrow": 5})
-    assert rows or graph.protected["conv"].startswith("the model does not run without it")
-    assert graph.protected["wide"] == "all of its channels are coupled into one"
+    assert groups_of(model) == {"conv": 6, "narrow": 5}
+    assert graph.protected["wide"]
+    assert_exact(model, {"conv": 1, "narrow": 2})
+
+
+def test_rows_that_are_the_width_of_another_layer_go_with_it() -> None:
+    """Nothing tells the trace that the 6 is the width of ``conv``: the proof finds it."""
+    model = Bottle(None, residual=False).double().eval()
+    assert groups_of(model) == {"conv": 6, "narrow": 5}
+    assert_exact(model, {"conv": 1})
+    assert_exact(model, {"conv": 2, "narrow": 0})
+    gates = GateSet(model, X, "all")
+    assert "wide" in model_layers(gates, "conv")
+
+
+def test_rows_that_are_a_number_in_an_attribute_go_and_it_follows() -> None:
+    model = Bottle(6, residual=False).double().eval()
+    assert groups_of(model) == {"conv": 6, "narrow": 5, "wide": 6}
+    assert_exact(model, {"conv": 1})
+    assert_exact(model, {"wide": 1, "narrow": 2})
+    gates = GateSet(model, X, "all")
+    gates.load_masks({"wide": torch.arange(6) < 4})
+    SepPrunePruner(model, X, SepPruneImportance(gates)).step()
+    assert (model.rows, model.wide.out_features, model.last.in_channels) == (4, 16, 4)
 
 
 def test_columns_shrink_where_rows_do_not() -> None:
@@ -95,19 +118,31 @@ def test_a_later_tie_settles_an_earlier_rectangle() -> None:
             channels.unite(other, label)
     settle([Rectangle(grid, Place("view"))], channels, [made])
     assert channels.find(int(grid[0, 0])) != channels.find(int(grid[1, 0]))
-    settle([Rectangle(grid, Place("view"))], channels, [])  # without the layer that counts rows
-    assert len({channels.find(label) for label in grid.flatten().tolist()}) == 1
+    assert len({channels.find(label) for label in grid.flatten().tolist()}) == 2
 
 
-def test_order_of_rows_matters() -> None:
-    """A layer that makes the same channels in another order does not count these rows."""
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_rows_that_are_united_shrink(order: list[int], counted: bool) -> None:
+    """No other axis can: whether the code counts the rows, in which order, is what is proved."""
     channels = Channels()
     grid, made = channels.fresh(6).view(3, 2), channels.fresh(3)
-    for row, label in zip(grid, made.flip(0).tolist(), strict=True):
+    for row, label in zip(grid, made[order].tolist(), strict=True):
         for other in row.tolist():
             channels.unite(other, label)
-    settle([Rectangle(grid, Place("view"))], channels, [made])
-    assert len({channels.find(label) for label in grid.flatten().tolist()}) == 1
+    settle([Rectangle(grid, Place("view"))], channels, [made] if counted else [])
+    assert len({channels.find(label) for label in grid.flatten().tolist()}) == 3
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_a_rectangle_shrinks_along_the_axis_that_is_asked_for(axis: int | None) -> None:
+    """Else along the last one."""
+    channels = Channels()
+    grid = channels.fresh(6).view(3, 2)
+    settle([Rectangle(grid, Place("view"))], channels, [], axes={} if axis is None else {0: axis})
+    roots = torch.tensor([channels.find(label) for label in grid.flatten().tolist()]).view(3, 2)
+    assert len(roots.unique()) == (3 if axis == 0 else 2)
+    assert bool((roots == (roots[:, :1] if axis == 0 else roots[:1])).all())
 
 
 def test_three_axes() -> None:
