@@ -90,6 +90,34 @@ EXTRAS = {
         # Turns equations into MathML, so that the pages load no script for them.
         "latex2mathml>=3.77,<4",
     ],
+    "zoo": [
+        # Networks of images: more than 100 families.
+        "timm>=1.0.20,<2",
+        # Networks of text, speech and images.
+        "transformers>=5,<6",
+        # Networks of images and video, detection and segmentation; goes with torch 2.11 to 2.14.
+        "torchvision>=0.26,<0.30",
+        # Conv-TasNet, HDemucs and Conformer; has to match torch's CUDA build.
+        "torchaudio>=2.11,<2.12",
+        # Demucs from its second version to the hybrid transformer.
+        "demucs>=4.1,<5",
+        # Separates music by a recurrent network per source.
+        "openunmix>=1.3,<2",
+        # Band-split transformers.
+        "bs-roformer>=1.2,<2",
+        # SepFormer, RE-SepFormer, DPRNN, SkiM and MetricGAN.
+        "speechbrain>=1.1,<2",
+        # Imported by ultralytics, which asks for the variant that needs a display.
+        "opencv-python-headless>=4.10",
+        # Counts MACs for ultralytics, which is installed without what it asks for.
+        "ultralytics-thop>=2.2",
+        # Imported by ultralytics.
+        "psutil>=5.9",
+        # Imported by DeepFilterNet, which is installed without its pin of numpy 1.
+        "loguru>=0.7,<1",
+        # The command line of the benchmark.
+        "typer>=0.12,<1",
+    ],
     "test": [
         # Reads the configurations of the benchmarks, which the tests try.
         "pyyaml>=6,<7",
@@ -114,7 +142,7 @@ EXTRAS = {
     ],
 }
 # Everything that a user of models can ask for; it needs no compiler.
-OPTED = ("benchmark", "docs", "test")
+OPTED = ("benchmark", "docs", "test", "zoo")
 EXTRAS["all"] = sorted({need for name in EXTRAS if name not in OPTED for need in EXTRAS[name]})
 
 setup(

@@ -1,0 +1,10 @@
+"""What is not in the zoo, and why."""
+
+from __future__ import annotations
+
+__all__ = ["LEFT_OUT"]
+
+LEFT_OUT: dict[str, str] = {
+    "asteroid XUMX": "refuses torch 2 (its STFT calls `torch.stft` without `return_complex`)",
+}
+"""Reasons by network."""
