@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch_pruning as tp
@@ -13,6 +14,9 @@ from .gates import GateSet, Row, ScoreTable, last_learned
 from .graph import ChannelGraph, ChannelGroup
 
 __all__ = ["SepPruneImportance"]
+
+_CHECKED: WeakKeyDictionary[ChannelGraph, ScoreTable] = WeakKeyDictionary()
+"""Graphs whose model is that of the gates."""
 
 
 class SepPruneImportance(tp.importance.Importance):
@@ -78,36 +82,14 @@ class SepPruneImportance(tp.importance.Importance):
         """What the gates say of the channels of the root."""
         graph = group._DG
         table = self.table_for(graph.model)
+        if isinstance(graph, ChannelGraph) and _CHECKED.get(graph) is not table:
+            table.check(graph)
+            _CHECKED[graph] = table
         row = table.row(graph.model, _name(graph, group[0]))
         if row is None:
             return None
-        for item in group:
-            if isinstance(graph, ChannelGraph) and graph.side_of(item.dep) == "out":
-                _check_coupled(graph, table, row, group[0], item)
         idxs = torch.tensor(group[0].idxs)
         return Row(row.gates[idxs], row.scores[idxs], row.keep[idxs])
-
-
-def _check_coupled(graph: ChannelGraph, table: ScoreTable, row: Row, root: Any, item: Any) -> None:
-    """See that a layer's channels go with those of the root in the gates' model too.
-
-    Raises:
-        InputError: If they do not.
-    """
-    name = _name(graph, item)
-    other = table.row(graph.model, name)
-    if other is None or not _same(other.gates, item.idxs, row.gates, item.root_idxs):
-        raise InputError(
-            f"channels of '{name}' go with those of '{_name(graph, root)}' in this "
-            f"{type(graph.model).__name__}, and did not in the model that the gates were made for. "
-            "Make a GateSet of this model."
-        )
-
-
-def _same(one: Tensor, where: list[int], other: Tensor, there: list[int]) -> bool:
-    if max(where, default=-1) >= one.numel() or max(there, default=-1) >= other.numel():
-        return False
-    return torch.equal(one[torch.tensor(where)], other[torch.tensor(there)])
 
 
 def _name(graph: Any, item: Any) -> str:

@@ -155,7 +155,7 @@ class SepPrunePruner(BasePruner):
         return score
 
     def _prune(self) -> Iterator[ChannelGroup]:
-        check_ready(self.model, self.importance)
+        check_ready(self)
         if self._by_masks:
             return self._closed_groups()
         ranked = super()._prune()
@@ -279,7 +279,7 @@ def _refuse_head_pruning(options: Mapping[str, Any]) -> None:
 
 def _checked_prune(pruner: Any, prune: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """A step of one of torch-pruning's own pruners, on our graph."""
-    check_ready(pruner.model, pruner.importance)
+    check_ready(pruner)
     if isinstance(pruner.importance, SepPruneImportance):
         return keeping_best(pruner, prune())
     return prune()

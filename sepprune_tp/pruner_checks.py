@@ -106,13 +106,24 @@ def _is_count(value: object) -> bool:
 # -- before a step --------------------------------------------------------------------------------
 
 
-def check_ready(model: nn.Module, importance: Any) -> None:
-    """See that a model can be pruned now, and that an importance has what it needs.
+def check_ready(pruner: Any) -> None:
+    """See that a model can be pruned now, and that the importance has what it needs.
+
+    Args:
+        pruner: The pruner, at the beginning of a step; a step that is refused does not count.
 
     Raises:
         InputError: If the model runs with gates, or gradients are missing.
     """
-    refuse_gated(model, "prune")
+    try:
+        refuse_gated(pruner.model, "prune")
+        _check_gradients(pruner.model, pruner.importance)
+    except InputError:
+        pruner.current_step -= 1
+        raise
+
+
+def _check_gradients(model: nn.Module, importance: Any) -> None:
     kind = type(importance).__name__
     if isinstance(importance, scores.OBDCImportance):
         if not importance.steps:

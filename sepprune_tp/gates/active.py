@@ -1,10 +1,10 @@
-"""Which gates are on, and whether a model still consists of the modules that were gated."""
+"""Which gates are on, what draws them, and whether a model is still the one that was gated."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from torch import nn
@@ -14,7 +14,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .gate_set import GateSet
 
-__all__ = ["begin", "check_same_modules", "end", "named_parts", "refuse_gated"]
+__all__ = ["Draw", "NoHook", "begin", "check_same_modules", "end", "named_parts", "refuse_gated"]
 
 _ON: WeakSet[GateSet] = WeakSet()
 
@@ -82,3 +82,25 @@ def check_same_modules(
             "was made for. Make a new GateSet of the model; to put other weights into a layer, "
             "load them into it (load_state_dict)."
         )
+
+
+class Draw:
+    """The hook that draws gates; in a copy of the model, which has no gates, it does nothing."""
+
+    def __init__(self, draw: Callable[[], None] | None) -> None:
+        self._do = draw
+
+    def __call__(self, *_: Any) -> None:
+        """Draw, if there is something to draw."""
+        if self._do is not None:
+            self._do()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Draw:
+        return Draw(None)
+
+
+class NoHook:
+    """In place of a hook, while gates are given by hand."""
+
+    def remove(self) -> None:
+        """There is no hook to remove."""

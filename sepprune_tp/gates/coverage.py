@@ -13,11 +13,13 @@ from ..graph.assembly import Owner
 from ..graph.limits import with_parts
 from ..graph.scope import host_of, modules_in_scope
 from ..layers import rule_of
+from ..layers.bare import BareTensor
 from ..layers.composite import hosts_in, parts_of
 from .table import ScoreTable
 
 __all__ = [
     "check_closed",
+    "main_reasons",
     "prunable_params",
     "unreached",
     "warn_of_little",
@@ -36,7 +38,9 @@ def unreached(graph: ChannelGraph) -> list[str]:
     return [
         name
         for name, layer in graph.model.named_modules()
-        if (rule := rule_of(layer)) is not None and set(rule.parameters(layer)) - seen
+        if layer not in graph.ran
+        and (rule := rule_of(layer)) is not None
+        and set(rule.parameters(layer)) - seen
     ]
 
 
@@ -85,18 +89,25 @@ def warn_of_little(graph: ChannelGraph, prunable: int, what: str) -> None:
     )
     if not total or prunable >= LITTLE * total:
         return
+    advise(
+        f"{what}: {prunable:,} of the {total:,} parameters in scope {_named(graph)} can be pruned "
+        f"({prunable / total:.1%}). What protects most:{main_reasons(graph)}\n"
+        "The report() of the channel graph lists all of it."
+    )
+
+
+def main_reasons(graph: ChannelGraph) -> str:
+    """The reasons that protect most parameters in scope, a line each."""
+    inside = modules_in_scope(graph.scope, graph.model)
+    ignored = with_parts([*graph.IGNORED_LAYERS_IN_TRACING, *graph.ignored_params])
     costs: dict[str, int] = {}
     layers: dict[str, list[str]] = {}
     for name, reason, params in _protected(graph, inside, ignored):
         costs[reason] = costs.get(reason, 0) + params
         layers.setdefault(reason, []).append(name)
     first = sorted(costs, key=lambda reason: -costs[reason])[:_SHOWN]
-    why = "".join(f"\n  {_listed(layers[r])} ({costs[r]:,} parameters): {r}" for r in first)
-    advise(
-        f"{what}: {prunable:,} of the {total:,} parameters in scope {_named(graph)} can be pruned "
-        f"({prunable / total:.1%}). What protects most:{why or ' no layer of a known kind ran'}\n"
-        "graph.report() lists all of it."
-    )
+    lines = [f"\n  {_listed(layers[r])} ({costs[r]:,} parameters): {r}" for r in first]
+    return "".join(lines) or " no layer of a known kind ran"
 
 
 def check_closed(graph: ChannelGraph, table: ScoreTable) -> None:
@@ -172,9 +183,9 @@ def _unseen(graph: ChannelGraph, inside: set[nn.Module] | None) -> Iterator[tupl
     for name, module in graph.model.named_modules():
         size = sum(p.numel() for p in module.parameters(False) if p not in seen)
         if size and _in(module, inside):
-            known = rule_of(module) is not None
             kind = type(module).__name__
-            yield name, "it did not run" if known else f"there is no rule for {kind}", size
+            why = f"there is no rule for {kind}" if module in graph.ran else "it did not run"
+            yield name, why, size
 
 
 def _seen(graph: ChannelGraph) -> set[nn.Parameter]:
@@ -188,11 +199,14 @@ def _in(module: nn.Module, inside: set[nn.Module] | None) -> bool:
 
 
 def _parameters(owner: Owner) -> list[nn.Parameter]:
-    return [owner] if isinstance(owner, nn.Parameter) else list(owner.parameters())
+    held = owner.tensor if isinstance(owner, BareTensor) else owner
+    if isinstance(held, nn.Module):
+        return list(held.parameters())
+    return [held] if isinstance(held, nn.Parameter) else []
 
 
 def _size(owner: Owner) -> int:
-    rule = None if isinstance(owner, nn.Parameter) else rule_of(owner)
+    rule = None if isinstance(owner, (nn.Parameter, BareTensor)) else rule_of(owner)
     if rule is None or isinstance(owner, nn.Parameter):
         return sum(parameter.numel() for parameter in _parameters(owner))
     return int(rule.params(owner, rule.n_in(owner), rule.n_out(owner)))

@@ -15,10 +15,10 @@ from ..errors import InputError
 from ..graph import ChannelGraph, Scope
 from ..graph.assembly import ChannelSet
 from ..layers.composite import allow_fused_layers, run_by_parts
-from .active import begin, check_same_modules, end, named_parts, refuse_gated
+from .active import Draw, NoHook, begin, check_same_modules, end, named_parts, refuse_gated
 from .copying import made_again, restore, state_of
 from .cost import Cost, CostModel
-from .coverage import unreached, warn_of_little, warn_of_unreached
+from .coverage import main_reasons, unreached, warn_of_little, warn_of_unreached
 from .lookahead import Lookahead
 from .masks import checked_keep, checked_masks
 from .parametrisation import Parametrisation, parametrisation
@@ -108,8 +108,8 @@ class GateSet:
         self._sets: list[ChannelSet] = [c for c in prunable if c.ungated is None]
         if not self._sets:
             raise InputError(
-                f"no channel of {type(model).__name__} can be gated in scope {scope!r}. Reasons: "
-                f"{_first(self.graph.protected)}. Try scope='all' or other modules."
+                f"no channel of {type(model).__name__} can be gated in scope {scope!r}. Reasons:"
+                f"{main_reasons(self.graph)}\nTry scope='all' or other modules."
             )
         gate_of: dict[int, int] = {}
         self.groups: list[GateGroup] = []
@@ -291,7 +291,7 @@ class GateSet:
             for layer in self._layers:
                 patch(layer, lambda: self._values, self.scores.device, self._reading)
             self._code = patch_code(self._places, lambda: self._values)
-            self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
+            self._hook = self.model.register_forward_pre_hook(Draw(self._draw))
             self._draw()
         return self
 
@@ -312,8 +312,8 @@ class GateSet:
             self._by_parts.__exit__(None, None, None)
             self._hook.remove()
             self._hook, self._values = None, None
-        elif isinstance(self._hook, _Nothing):  # an inner block gave gates by hand; back to ours
-            self._hook = self.model.register_forward_pre_hook(_Draw(self._draw))
+        elif isinstance(self._hook, NoHook):  # an inner block gave gates by hand; back to ours
+            self._hook = self.model.register_forward_pre_hook(Draw(self._draw))
 
     def _check_model(self) -> None:
         """Refuse a model that is not the one that the gates were made for any more."""
@@ -351,7 +351,7 @@ class GateSet:
     def use(self, gates: Tensor) -> None:
         """Give the gates of the following forward passes by hand, inside ``with``; shape (N,)."""
         self._hook.remove()
-        self._hook = _Nothing()
+        self._hook = NoHook()
         self._values = _with_one(gates)
         allow_fused_layers(not self._closes_some())
 
@@ -386,29 +386,5 @@ class GateSet:
         return next(g for g in self.groups if g.start <= index < g.start + g.size)
 
 
-class _Draw:
-    """The hook that draws gates; in a copy of the model, which has no gates, it does nothing."""
-
-    def __init__(self, draw: Callable[[], None] | None) -> None:
-        self._do = draw
-
-    def __call__(self, *_: Any) -> None:
-        if self._do is not None:
-            self._do()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Draw:
-        return _Draw(None)
-
-
-class _Nothing:
-    def remove(self) -> None:
-        """There is no hook to remove."""
-
-
 def _with_one(gates: Tensor) -> Tensor:
     return torch.cat([gates, gates.new_ones(1)])
-
-
-def _first(reasons: dict[str, str], count: int = 3) -> str:
-    shown = [f"'{name}': {why}" for name, why in list(reasons.items())[:count]]
-    return "; ".join(shown) or "no layer of a known kind ran"

@@ -160,10 +160,13 @@ class ScoreTable:
         """See that the gates are of the model of a graph.
 
         Raises:
-            InputError: If a layer with gated outputs is not in it, or has other channels.
+            InputError: If a layer with gated outputs is not in it, has other channels, or is
+                coupled with others.
         """
         kind = type(graph.model).__name__
         owners = {graph.name_of(owner): owner for owner in graph.module2node}
+        known: dict[int, tuple[int, str]] = {}  # component of a gate, and where it was met first
+        there: dict[int, tuple[int, str]] = {}  # gate of a component, likewise
         for name in self.columns:
             if name not in owners:
                 raise InputError(
@@ -171,13 +174,21 @@ class ScoreTable:
                     f"did not run on the example. {_HINT}"
                 )
             row = self.row(graph.model, name)
-            assert row is not None, "the layer has a column"
-            width = graph.site_of(owners[name], "out").components.numel()
-            if row.gates.numel() != width:
+            components = graph.site_of(owners[name], "out").components.tolist()
+            if row is None or row.gates.numel() != len(components):
+                count = 0 if row is None else row.gates.numel()
                 raise InputError(
-                    f"'{name}' has {width} output channels in this {kind}, the gates know "
-                    f"{row.gates.numel()}. {_HINT}"
+                    f"'{name}' has {len(components)} output channels in this {kind}, the gates "
+                    f"know {count}. {_HINT}"
                 )
+            for gate, component in zip(row.gates.tolist(), components, strict=True):
+                for one, other, met in ((gate, component, known), (component, gate, there)):
+                    before, where = met.setdefault(one, (other, name))
+                    if before != other and gate >= 0:
+                        raise InputError(
+                            f"'{name}' and '{where}' are coupled in another way in this {kind} "
+                            f"than in the model that the gates were made for. {_HINT}"
+                        )
 
     def __copy__(self) -> ScoreTable:
         """A table that changes by itself."""
