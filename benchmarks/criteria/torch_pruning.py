@@ -79,6 +79,7 @@ def choose(search: Search) -> Chosen:
     given = _Given()
     scope, together = scope_of(search), MODES[options.mode]
     pruner = SepPrunePruner(search.model, search.example, given, 0.5, scope, **together)
+    pruner.keeps_best = False
     given.scores = _scores(pruner, search, options, {group.name for group in gates.groups})
     channels = {
         group.name: [one.components.index(c) for c in one.root.components.tolist()]

@@ -146,7 +146,8 @@ def build_resource(name: str, gates: GateSet) -> Resource:
     """Make the resource of a name for some gates.
 
     Raises:
-        BudgetError: If nothing says how.
+        BudgetError: If nothing says how, or it would have to run a model that only a function can
+            call.
     """
     if name in _OWN:
         return CostResource(gates.cost_model, *_OWN[name])
@@ -156,5 +157,11 @@ def build_resource(name: str, gates: GateSet) -> Resource:
             f"a budget of {name} needs a model of it, and none is registered (there are: {known}). "
             f"Give one: gates.resources[{name!r}] = a sepprune_tp.gates.Resource, or "
             f"register_resource({name!r}, build)."
+        )
+    if gates.table.options["forward_fn"] is not None:
+        raise BudgetError(
+            f"{name} is measured by model(example), and these gates were made with forward_fn=. "
+            "Bound macs or params, or make the gates on an example that the model can be called "
+            f"with. (Or give a resource of your own: gates.resources[{name!r}] = ...)"
         )
     return _BUILDERS[name](gates)
