@@ -110,6 +110,12 @@ class BareTensors:
                 return name
         return None
 
+    def names_in(self, numbers: Tensor) -> list[str]:
+        """Names of the parameters that elements of a computed tensor come from."""
+        ends = numbers.reshape(-1)[:: max(1, numbers.numel() // 4096)]
+        owners = {bisect_right(self._starts, n) - 1 for n in ends.unique().tolist() if n}
+        return [self._names[owner] for owner in sorted(owners)]
+
     # -- axes -------------------------------------------------------------------------------------
 
     def axis_labels(self, name: str, axis: int) -> Tensor:
@@ -135,11 +141,11 @@ class BareTensors:
         while line.dim() > 1:
             line = line[0]
         line = line.long()
-        if not line.numel() or bool((line == 0).any()):
+        if not line.numel() or not bool(line.any()):
             return None
         found: list[tuple[Tensor, Line]] = []
-        owner = torch.tensor([bisect_right(self._starts, n) - 1 for n in line.tolist()])
-        for number in owner.unique().tolist():
+        owner = torch.tensor([bisect_right(self._starts, n) - 1 if n else -1 for n in line.tolist()])
+        for number in owner[owner >= 0].unique().tolist():
             where = (owner == number).nonzero().flatten()
             name = self._names[number]
             flat = line[where] - self._starts[number]

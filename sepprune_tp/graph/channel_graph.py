@@ -158,10 +158,15 @@ class ChannelGraph(tp.DependencyGraph):
         }
         self.rules = {o: s.rule for o, s in tracer.sites.items() if isinstance(o, nn.Module)}
         self.shared = list(tracer.shared.values())
+        taken: set[str] = set()
         for owner in tracer.sites:
             if isinstance(owner, BareTensor):
                 host = self._module2name[owner.host]
-                self._module2name[owner] = f"{host}.{owner.key}" if host else owner.key
+                name = f"{host}.{owner.key}" if host else owner.key
+                if name in taken and isinstance(owner, BareAxis):
+                    name = f"{name} (axis {owner.dim})"
+                taken.add(name)
+                self._module2name[owner] = name
         self.module2node = {owner: self._make_node(owner) for owner in tracer.sites}
         self.places = tracer.places
         self.axes, self.ties, self.widths = {}, [], []

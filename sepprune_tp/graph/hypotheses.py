@@ -8,7 +8,8 @@ heads instead of the width of each). What then proves exact is cut that way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ _RUNS = 600  # of a model; what is not proved by then is protected
 _TRIED = 12  # single numbers of a module
 
 Numbered = tuple[int, ChannelSet]
+Unit = list[Numbered]
+"""Sets of the same place in repeated blocks: they pass or fail alike."""
 
 
 @dataclass
@@ -35,7 +38,7 @@ class _State:
     graph: ChannelGraph
     bench: Bench
     good: list[Numbered]
-    bad: list[tuple[Numbered, Failure]]
+    bad: list[tuple[Unit, Failure]]
 
 
 def prove(graph: ChannelGraph, bench: Bench) -> Proof:
@@ -56,8 +59,19 @@ def prove(graph: ChannelGraph, bench: Bench) -> Proof:
         return Proof(error=bench.error, compared=bench.trials)
     if not bench.runs_alike():
         return Proof(skipped=bench.skipped)
+    state = _assume(graph, bench, _units)
+    if any(len(unit) > 1 for unit, _ in state.bad):
+        state = _assume(graph, bench, lambda graph: [[numbered] for numbered in graph.offered()])
+    refused = {n: _reason(graph, s, why) for unit, why in state.bad for n, s in unit}
+    return Proof(refused, None, bench.error, bench.trials)
+
+
+def _assume(
+    graph: ChannelGraph, bench: Bench, units: Callable[[ChannelGraph], list[Unit]]
+) -> _State:
+    """Try hypotheses round by round, until nothing fails or none is left."""
     tried: dict[int, set[int]] = {}
-    state = _searched(graph, bench)
+    state = _searched(graph, bench, units(graph))
     for _ in range(_ROUNDS):
         if not state.bad:
             break
@@ -66,9 +80,16 @@ def prove(graph: ChannelGraph, bench: Bench) -> Proof:
             state = _tie_together(state)
         if not state.bad or not _turn_rectangles(state, tried):
             break
-        state = _searched(graph, bench)
-    refused = {number: _reason(graph, s, why) for (number, s), why in state.bad}
-    return Proof(refused, None, bench.error, bench.trials)
+        state = _searched(graph, bench, units(graph))
+    return state
+
+
+def _units(graph: ChannelGraph) -> list[Unit]:
+    found: dict[tuple[Any, ...], Unit] = {}
+    for number, channel_set in graph.offered():
+        names = {re.sub(r"[0-9]+", "*", graph.name_of(s.owner)) for s in channel_set.sites}
+        found.setdefault(tuple(sorted(names)), []).append((number, channel_set))
+    return list(found.values())
 
 
 def _reason(graph: ChannelGraph, channel_set: ChannelSet, failure: Failure) -> str:
@@ -86,33 +107,33 @@ def _reason(graph: ChannelGraph, channel_set: ChannelSet, failure: Failure) -> s
 # -- which sets fail ------------------------------------------------------------------------------
 
 
-def _searched(graph: ChannelGraph, bench: Bench) -> _State:
+def _searched(graph: ChannelGraph, bench: Bench, units: list[Unit]) -> _State:
     """Add to the good sets what can go together with them, by halves."""
     state = _State(graph, bench, [], [])
-    sets = graph.offered()
-    suspects = [s for s in sets if graph.suspicion(s[1]) is not None]
-    clear = [s for s in sets if graph.suspicion(s[1]) is None]
+    suspects = [u for u in units if any(graph.suspicion(s) is not None for _, s in u)]
+    clear = [u for u in units if u not in suspects]
     for part in (clear, suspects):
         _add(state, part, 0)
     return state
 
 
-def _add(state: _State, sets: list[Numbered], first: int) -> None:
-    if not sets:
+def _add(state: _State, units: list[Unit], first: int) -> None:
+    if not units:
         return
     if state.bench.runs > _RUNS:
         late = Failure("the proof took too long to get to it", False)
-        state.bad.extend((s, late) for s in sets)
+        state.bad.extend((unit, late) for unit in units)
         return
+    sets = [numbered for unit in units for numbered in unit]
     failure = state.bench.fails(state.graph, [*state.good, *sets], first)
     if failure is None:
         state.good.extend(sets)
-    elif len(sets) == 1:
-        state.bad.append((sets[0], failure))
+    elif len(units) == 1:
+        state.bad.append((units[0], failure))
     else:
-        half = len(sets) // 2
-        _add(state, sets[:half], failure.trial)
-        _add(state, sets[half:], failure.trial)
+        half = len(units) // 2
+        _add(state, units[:half], failure.trial)
+        _add(state, units[half:], failure.trial)
 
 
 # -- numbers that follow a width ------------------------------------------------------------------
@@ -121,58 +142,74 @@ def _add(state: _State, sets: list[Numbered], first: int) -> None:
 def _follow_widths(state: _State) -> None:
     """Let numbers of modules follow channels where that makes a copy exact."""
     left = []
-    for numbered, failure in state.bad:
-        found = _widths_for(state, numbered, failure)
+    for unit, failure in state.bad:
+        found = _widths_for(state, unit, failure, [], 0)
         if found is None:
-            left.append((numbered, failure))
+            left.append((unit, failure))
         else:
             state.bench.widths.extend(found)
-            state.good.append(numbered)
+            state.good.extend(unit)
     state.bad = left
 
 
 def _widths_for(
-    state: _State, numbered: Numbered, failure: Failure, depth: int = 0
+    state: _State, unit: Unit, failure: Failure, known: list[Width], depth: int
 ) -> list[Width] | None:
+    """Numbers that have to follow the channels of a unit, with those that are known."""
     graph, bench = state.graph, state.bench
-    names = [*failure.modules, *graph.places_of(numbered[1])]
-    candidates = list(_candidates(graph, numbered[1], list(dict.fromkeys(names))))
-    wanted = [*state.good, numbered]
-    for chosen in _selections(candidates):
-        if bench.runs > _RUNS:
-            return None
-        again = bench.fails(graph, wanted, failure.trial, chosen)
-        if again is None:
-            return chosen
-        if again.raised and again.modules != failure.modules and depth < 3:
-            more = _more_widths(state, numbered, again, chosen, depth + 1)
-            if more is not None:
-                return more
-    return None
-
-
-def _more_widths(
-    state: _State, numbered: Numbered, failure: Failure, known: list[Width], depth: int
-) -> list[Width] | None:
-    """Numbers elsewhere that have to follow as well, with those that are known."""
-    graph, bench = state.graph, state.bench
-    names = [*failure.modules, *graph.places_of(numbered[1])]
+    taken = {(w.module, w.attribute, w.item) for w in known}
+    names = [*failure.modules, *(n for _, s in unit for n in graph.places_of(s))]
     candidates = [
-        w
-        for w in _candidates(graph, numbered[1], list(dict.fromkeys(names)))
-        if all((w.module, w.attribute, w.item) != (k.module, k.attribute, k.item) for k in known)
+        width
+        for width in _candidates(graph, unit, list(dict.fromkeys(names)))
+        if (width.module, width.attribute, width.item) not in taken
     ]
     for chosen in _selections(candidates):
         if bench.runs > _RUNS:
             return None
-        again = bench.fails(graph, [*state.good, numbered], failure.trial, [*known, *chosen])
+        every = [*known, *_alike(graph, unit, chosen, taken)]
+        again = bench.fails(graph, [*state.good, *unit], failure.trial, every)
         if again is None:
-            return [*known, *chosen]
-        if again.raised and again.modules != failure.modules and depth < 3:
-            more = _more_widths(state, numbered, again, [*known, *chosen], depth + 1)
+            return every
+        if again.raised and again.modules and again.modules != failure.modules and depth < 3:
+            more = _widths_for(state, unit, again, every, depth + 1)
             if more is not None:
                 return more
     return None
+
+
+def _alike(
+    graph: ChannelGraph, unit: Unit, chosen: list[Width], taken: set[Any]
+) -> list[Width]:
+    """The same numbers of the modules that do the same for the other sets of a unit."""
+    modules = dict(graph.model.named_modules())
+    found = {(w.module, w.attribute, w.item): w for w in chosen}
+    for width in chosen:
+        kind = type(modules[width.module])
+        for _, channel_set in unit:
+            for name in _modules_around(graph, channel_set):
+                module = modules[name]
+                key = (name, width.attribute, width.item)
+                if type(module) is not kind or key in found or key in taken:
+                    continue
+                for other in _candidates(graph, [(0, channel_set)], [name]):
+                    same = (other.attribute, other.item, other.grouped, other.side)
+                    if same == (width.attribute, width.item, width.grouped, width.side):
+                        if other.value * width.count == width.value * other.count:
+                            found[key] = other
+                            break
+    return list(found.values())
+
+
+def _modules_around(graph: ChannelGraph, channel_set: ChannelSet) -> list[str]:
+    """Names of the modules that hold layers of a set or reshape its channels."""
+    names: dict[str, None] = dict.fromkeys(graph.places_of(channel_set))
+    for site in channel_set.sites:
+        words = graph.name_of(site.owner).split(".")
+        for count in range(len(words), -1, -1):
+            names.setdefault(".".join(words[:count]))
+    known = dict(graph.model.named_modules())
+    return [name for name in names if name in known]
 
 
 def _selections(candidates: list[Width]) -> Iterator[list[Width]]:
@@ -202,17 +239,16 @@ def _one_each(widths: list[Width], prefer_grouped: bool) -> list[Width]:
     return list(chosen.values())
 
 
-def _candidates(
-    graph: ChannelGraph, channel_set: ChannelSet, modules: Sequence[str]
-) -> Iterator[Width]:
-    """Numbers that are a width of the set, a multiple or a share of one."""
+def _candidates(graph: ChannelGraph, unit: Unit, modules: Sequence[str]) -> Iterator[Width]:
+    """Numbers that are a width of a set, a multiple or a share of one."""
     layers = dict(graph.model.named_modules())
     for name in modules:
         module = layers.get(name)
         if module is None or module in graph.rules:
             continue  # a layer that is cut counts its own channels
+        near = [s for _, s in unit if name in _modules_around(graph, s)] or [s for _, s in unit[:1]]
         for attribute, item, value in _numbers(module):
-            for owner, side, count, grouped in _counts(graph, channel_set):
+            for owner, side, count, grouped in _counts(graph, near[0]):
                 if value % count == 0 or count % value == 0:
                     yield Width(name, attribute, item, value, count, owner, side, grouped)
 
@@ -250,8 +286,10 @@ def _counts(
 def _tie_together(state: _State) -> _State:
     """Try sets that fail alone as one, where one's width is a multiple of the other's."""
     graph, bench = state.graph, state.bench
-    sets = [numbered for numbered, _ in state.bad]
-    for chosen in _unions(sets):
+    failures = {n: why for unit, why in state.bad for n, _ in unit}
+    for chosen in _unions(graph, [numbered for unit, _ in state.bad for numbered in unit]):
+        if bench.runs > _RUNS:
+            break
         ties = list(graph.ties)
         wanted = {label for _, s in [*state.good, *chosen] for label in s.root.labels.tolist()}
         graph.ties.extend(_ties(chosen))
@@ -259,43 +297,38 @@ def _tie_together(state: _State) -> _State:
         offered = graph.offered()
         members = [n for n in offered if set(n[1].root.labels.tolist()) & wanted]
         tied = _holding(graph, chosen)
-        if tied and bench.runs <= _RUNS and bench.fails(graph, members) is None:
-            left = [n for n in offered if n not in members]
-            made = _State(graph, bench, members, [])
-            _add(made, left, 0)
-            return made if not made.bad else _tied_further(made)
-        if tied and bench.runs <= _RUNS:
+        left = [[n] for n in offered if n not in members]
+        if tied:
             failure = bench.fails(graph, members)
-            fixed = None
+            widths: list[Width] | None = []
             if failure is not None:
                 good = [n for n in members if n not in tied]
-                trial = _State(graph, bench, good, [])
-                fixed = _widths_for(trial, tied[0], failure) if len(tied) == 1 else None
-            if fixed is not None:
-                bench.widths.extend(fixed)
+                widths = _widths_for(_State(graph, bench, good, []), tied, failure, [], 0)
+            if widths is not None:
+                bench.widths.extend(widths)
                 made = _State(graph, bench, members, [])
-                _add(made, [n for n in offered if n not in members], 0)
-                return made
+                _add(made, left, 0)
+                if made.bad:
+                    _follow_widths(made)
+                return _tie_together(made) if len(made.bad) > 1 else made
         graph.ties[:] = ties
         graph.form()
-    return _State(graph, bench, *_again(state))
+    return _State(graph, bench, *_again(state, failures))
 
 
-def _tied_further(state: _State) -> _State:
-    _follow_widths(state)
-    return _tie_together(state) if len(state.bad) > 1 else state
-
-
-def _again(state: _State) -> tuple[list[Numbered], list[tuple[Numbered, Failure]]]:
+def _again(
+    state: _State, failures: dict[int, Failure]
+) -> tuple[list[Numbered], list[tuple[Unit, Failure]]]:
     """The same sets of a graph that was formed anew."""
     now = {frozenset(s.root.labels.tolist()): (n, s) for n, s in state.graph.offered()}
 
-    def find(numbered: Numbered) -> Numbered | None:
-        return now.get(frozenset(numbered[1].root.labels.tolist()))
+    def find(numbered: Numbered) -> list[Numbered]:
+        found = now.get(frozenset(numbered[1].root.labels.tolist()))
+        return [] if found is None else [found]
 
-    good = [found for found in map(find, state.good) if found is not None]
-    bad = [(found, why) for s, why in state.bad if (found := find(s)) is not None]
-    return good, bad
+    good = [found for numbered in state.good for found in find(numbered)]
+    bad = [([f for n in unit for f in find(n)], why) for unit, why in state.bad]
+    return good, [(unit, why) for unit, why in bad if unit]
 
 
 def _holding(graph: ChannelGraph, chosen: Sequence[Numbered]) -> list[Numbered]:
@@ -303,16 +336,20 @@ def _holding(graph: ChannelGraph, chosen: Sequence[Numbered]) -> list[Numbered]:
     return [n for n in graph.offered() if set(n[1].root.labels.tolist()) & labels]
 
 
-def _unions(sets: list[Numbered]) -> Iterator[list[Numbered]]:
-    """Sets that may be one: all that fit the largest, those of one size, then pairs."""
+def _unions(graph: ChannelGraph, sets: list[Numbered]) -> Iterator[list[Numbered]]:
+    """Sets that may be one: those whose layers stand side by side, those that fit, then pairs."""
     if len(sets) < 2:
         return
     seen: set[frozenset[int]] = set()
     ordered = sorted(sets, key=lambda n: -n[1].size)
+    around = {n: _parents(graph, s) for n, s in ordered}
     options: list[list[Numbered]] = []
     for largest in ordered:
         fitting = [n for n in ordered if largest[1].size % n[1].size == 0]
-        options.append(fitting)
+        near = [n for n in fitting if around[n[0]] & around[largest[0]]]
+        options.extend([near, [n for n in near if n[1].size == largest[1].size]])
+    for largest in ordered:
+        options.append([n for n in ordered if largest[1].size % n[1].size == 0])
         options.append([n for n in ordered if n[1].size == largest[1].size])
     for one in ordered[:6]:
         options.extend([one, other] for other in ordered[:6] if one[1].size % other[1].size == 0)
@@ -321,6 +358,12 @@ def _unions(sets: list[Numbered]) -> Iterator[list[Numbered]]:
         if len(key) > 1 and key not in seen:
             seen.add(key)
             yield option
+
+
+def _parents(graph: ChannelGraph, channel_set: ChannelSet) -> set[str]:
+    """Names of the modules that hold layers of a set, or whose code reshapes its channels."""
+    held = {graph.name_of(s.owner).rpartition(".")[0] for s in channel_set.sites}
+    return held | set(graph.places_of(channel_set))
 
 
 def _ties(chosen: list[Numbered]) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -350,7 +393,8 @@ def _turn_rectangles(state: _State, tried: dict[int, set[int]]) -> bool:
     """Let split axes of failing sets shrink along the next side; whether any can."""
     graph = state.graph
     turned = False
-    for (_, channel_set), _why in state.bad:
+    sets = [channel_set for unit, _ in state.bad for _, channel_set in unit]
+    for channel_set in sets:
         for number in graph.rectangles_of(channel_set):
             options = graph.sides_of(number)
             known = tried.setdefault(number, {graph.present_side(number)})

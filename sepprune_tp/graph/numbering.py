@@ -62,7 +62,8 @@ def moved(
         side = "in" if "in_channels" in handler.__name__ else "out"
         along, left = owner.left(side, indices)
         kept: list[Axis] = [left if d == along else None for d in range(owner.tensor.dim())]
-        yield name, {name: Held(name, kept)}
+        path = name.partition(" (axis")[0]
+        yield path, {path: Held(path, kept)}
         return
     if isinstance(owner, nn.Parameter):
         assert dim is not None
@@ -91,6 +92,8 @@ def moved(
             continue
         start = max(s for s in names if s <= int(tensor.flatten()[0]))
         source = key if key in old and starts[id(old[key])] == start else names[start]
+        if bool((tensor != tensor.round()).any()):
+            raise ValueError("what is left of a tensor was computed")
         axes = _grid(tensor.detach().long() - start, old[source].shape)
         after[prefix + source][prefix + key] = Held(prefix + source, axes)
     yield from after.items()
@@ -133,6 +136,8 @@ def _grid(numbers: Tensor, shape: torch.Size) -> list[Axis]:
         index = line.div(step, rounding_mode="floor") % size
         expected = expected.unsqueeze(-1) + index * step
         whole = torch.equal(index, torch.arange(size))
+        if index.unique().numel() != index.numel():
+            raise ValueError("what is left of a tensor is no grid")
         axes.append(None if whole else index.tolist())
     with suppress(RuntimeError):
         if torch.equal(expected, numbers):

@@ -62,6 +62,7 @@ class Report:
         protected: What may not.
         params: Parameters of the model.
         prunable_params: Those that at least one channel that may go takes along.
+        unproved: Why gated and cut model were not compared by value; None if they were.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Report:
     protected: tuple[ProtectedRow, ...]
     params: int
     prunable_params: int
+    unproved: str | None = None
 
     @property
     def share(self) -> float:
@@ -89,6 +91,8 @@ class Report:
                     f"  {row.name:<{width}} {row.channels:>9,} {row.params:>12,}  "
                     f"{_named(row.layers)}"
                 )
+        if self.unproved is not None:
+            lines.append(f"  nothing was proved by value: {self.unproved}")
         if self.protected:
             lines.append("  may not be pruned:")
             lines.extend(self._protected_lines())
@@ -124,7 +128,9 @@ def report(graph: ChannelGraph) -> Report:
         for channel_set in sets
     )
     protected = tuple(_protected(graph))
-    return Report(type(graph.model).__name__, rows, protected, params, _covered(graph, sets))
+    covered = min(params, _covered(graph, sets))
+    unproved = graph.tried.skipped
+    return Report(type(graph.model).__name__, rows, protected, params, covered, unproved)
 
 
 def _covered(graph: ChannelGraph, sets: list[ChannelSet]) -> int:

@@ -96,7 +96,7 @@ def _beside(tracer: Tracing, rows: Tensor, columns: Tensor) -> Tensor:
     """Both factors have channels left: fine where those of one stand for whole heads."""
     for heads, others in ((rows, columns), (columns, rows)):
         axes = varying_dims(heads)
-        if axes == [0] and heads.dim() == 3 and _are_heads(tracer, heads):
+        if axes == [0] and heads.dim() == 3 and len(varying_dims(others)) > 1:
             _bundle(tracer, heads[:, 0, 0], others)
             return others
     if rows.dim() == 3 and varying_dims(rows) == [0] == varying_dims(columns):
@@ -104,10 +104,6 @@ def _beside(tracer: Tracing, rows: Tensor, columns: Tensor) -> Tensor:
         return columns
     tracer.protect([rows, columns], "a product of two channel axes")
     return columns
-
-
-def _are_heads(tracer: Tracing, labels: Tensor) -> bool:
-    return all(label in tracer.channels.virtual for label in labels.unique().tolist() if label)
 
 
 def _bundle(tracer: Tracing, heads: Tensor, others: Tensor) -> None:

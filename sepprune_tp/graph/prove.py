@@ -178,6 +178,7 @@ class Bench:
         size = sum(p.numel() for p in model.parameters()) * 8
         self.dtype = torch.float64 if size <= _LARGE else torch.float32
         self._variants: list[Any] = []
+        self._variants_known = False
         self._prepare(inputs)
 
     def _prepare(self, inputs: Any) -> None:
@@ -365,19 +366,26 @@ class Bench:
             return None
         chosen = [channel_set for _, channel_set in sets]
         worst = 0.0
-        for turn in (first, 1 - first):
+        more = range(2, _TURNS) if any(graph.suspicion(s) for s in chosen) else ()
+        for turn in (first, *(t for t in (0, 1, *more) if t != first)):
             keep = _masks(sets, turn)
+            inputs = self._variants[0] if turn == 1 else self._inputs
+            for again in (False, True):  # another input where the model does not take the first
+                try:
+                    with self._quietly():
+                        cut = self._cut(graph, chosen, keep, [*self.widths, *widths])
+                        got = self._run(cut, inputs)
+                except Exception as error:  # a model may raise anything
+                    if again or not self._refuses(turn):
+                        return Failure(_first_line(error), True, self._running(error), turn)
+                    inputs = self._variants[0]
+                else:
+                    break
             try:
                 with self._quietly():
-                    wanted, inputs = self._reference(self._gated(graph, chosen, keep), turn)
-            except Exception as error:  # a model may raise anything
-                return Failure(f"with gates: {_first_line(error)}", True, (), turn)
-            try:
-                with self._quietly():
-                    cut = self._cut(graph, chosen, keep, [*self.widths, *widths])
-                    got = self._run(cut, inputs)
+                    wanted = self._gated(graph, chosen, keep)(inputs)
             except Exception as error:
-                return Failure(_first_line(error), True, self._running(error), turn)
+                return Failure(f"with gates: {_first_line(error)}", True, (), turn)
             off = _difference(got, wanted)
             if off is None:
                 return Failure("its outputs have other shapes", False, (), turn)
@@ -388,21 +396,20 @@ class Bench:
         self.error = max(self.error, worst)
         return None
 
-    def _reference(self, gated: Callable[[Any], Any], turn: int) -> tuple[list[Tensor], Any]:
-        """What the gated model gives, and on which inputs: the first that it takes."""
-        if turn == 0:
-            return gated(self._inputs), self._inputs
-        while True:
-            inputs = self._variants[0]
+    def _refuses(self, turn: int) -> bool:
+        """Whether the plain copy does not take the input of a turn; then the next is its input."""
+        if turn != 1 or self._variants_known:
+            return False
+        self._variants_known = True
+        before = len(self._variants)
+        while len(self._variants) > 1:
             try:
-                outputs = gated(inputs)
-                floats = [t for t in outputs if t.is_floating_point()]
-                if len(self._variants) == 1 or all(bool(t.isfinite().all()) for t in floats):
-                    return outputs, inputs
+                with self._quietly():
+                    self._run(self._base, self._variants[0])
+                break
             except Exception:
-                if len(self._variants) == 1:
-                    raise
-            self._variants.pop(0)
+                self._variants.pop(0)
+        return len(self._variants) < before
 
     def _running(self, error: Exception) -> tuple[str, ...]:
         """Names of the modules of the cut copy whose code raised, innermost first."""
@@ -422,17 +429,37 @@ def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
 
 
 def _masks(sets: Sequence[tuple[int, ChannelSet]], turn: int) -> dict[int, bool]:
-    """Random masks: about half of each set, another width each; of other parity by turn."""
+    """Random masks of every set, each of another width.
+
+    The second closes channels that the first keeps, and is of other parity; others are blocks.
+    """
     keep: dict[int, bool] = {}
     for number, channel_set in sets:
         size = channel_set.size
-        width = max(1, min(size - 1, size // 2 + number % 3 - (size > 4)))
-        if turn:
-            width = width + 1 if width + 1 < size else max(1, width - 1)
-        generator = torch.Generator().manual_seed(2 * number + turn)
-        chosen = set(torch.randperm(size, generator=generator)[:width].tolist())
+        draw = torch.Generator().manual_seed(7919 * number + size)
+        first = _width(size, draw)
+        second = _width(size, draw)
+        if (first - second) % 2 == 0:
+            second += 1 if second + 1 < size else -1
+        order = torch.randperm(size, generator=draw).tolist()
+        if turn == 0:
+            chosen = set(order[:first])
+        elif turn == 1:
+            chosen = set((order[first:] + order[:first])[: max(1, second)])
+        else:
+            start = (turn * (size - first)) // (_TURNS - 1) if turn % 2 else 0
+            width = max(1, min(size - 1, (first, second, size - 1, size // 2)[turn % 4]))
+            chosen = {(start + i) % size for i in range(width)}
         keep.update((c, i in chosen) for i, c in enumerate(channel_set.components))
     return keep
+
+
+_TURNS = 6
+
+
+def _width(size: int, draw: torch.Generator) -> int:
+    low, high = max(1, size // 4), max(1, min(size - 1, (3 * size + 3) // 4))
+    return int(torch.randint(low, high + 1, (1,), generator=draw))
 
 
 def _removed(

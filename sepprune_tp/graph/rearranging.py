@@ -69,6 +69,10 @@ def write(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -
 
 def rearrange(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Apply the operation to the labels as it was applied to the data."""
+    if operation.overloadpacket in (aten.roll, aten.repeat, aten.tril, aten.triu):
+        source = tracer.store.get(named["self"])
+        if source is not None and varying_dims(source):
+            tracer.suspect([source], f"channels are moved by '{operation.overloadpacket.__name__}'")
     _moved(tracer.store.get, tracer.store.set, operation, named, output)
     bare_rearranged(tracer, operation, named, output)
 
@@ -159,6 +163,11 @@ def put(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> 
 def pad(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Padding belongs to no channel unless it lies on an axis where the channel is one."""
     kept = {k: 0 if k == "value" else v for k, v in named.items()}
+    labels, added = tracer.store.get(named["self"]), named.get("pad", named.get("padding"))
+    if labels is not None and added:
+        padded = {labels.dim() - 1 - i // 2 for i, n in enumerate(added) if n}
+        if padded & set(varying_dims(labels)):
+            tracer.suspect([labels], "an axis with channels is padded")
     rearrange(tracer, operation, kept, output)
 
 

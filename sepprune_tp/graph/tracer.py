@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -117,6 +118,7 @@ class Tracer(TorchDispatchMode):
         self.ran: set[nn.Module] = set()
         self._weights: dict[str, BareWeight] = {}
         self._own_rules: dict[nn.Module, LayerRule] = {}
+        self._as_layers: set[nn.Module] = set()
         self._consumed: list[Tensor] = []
         self.inside_layer = 0
         self.call: _Call | None = None
@@ -138,7 +140,14 @@ class Tracer(TorchDispatchMode):
             example_inputs: The tensors of the example, whose channels are the model's input.
         """
         by_parts = run_by_parts(self.model.modules())
-        with torch.no_grad(), eval_mode(self.model), by_parts, self._watching_modules():
+        with (
+            warnings.catch_warnings(),  # an operation's own, which would seem to be ours
+            torch.no_grad(),
+            eval_mode(self.model),
+            by_parts,
+            self._watching_modules(),
+        ):
+            warnings.simplefilter("ignore")
             label = self.channels.fixed("it meets the model's input")
             _each_tensor(example_inputs, lambda t: self.store.set(t, label))
             with _Calls(self), self:
@@ -147,6 +156,7 @@ class Tracer(TorchDispatchMode):
                 self._protect_output(tensor)
         for at, place in self.places.items():
             place.turns = self._seen[at]
+        self.by_calls -= self._as_layers
         self._add_bare_sites()
         couple(self.shared, self.sites, self.channels, self._names.__getitem__)
         self._direct.protect(self.sites, self.channels, self._names.__getitem__)
@@ -163,7 +173,6 @@ class Tracer(TorchDispatchMode):
         output = func(*args, **kwargs)
         if not self.inside_layer:
             self._here.follow(func.overloadpacket.__name__)
-            self._used_directly(args)
             rule = rule_for(func)
             if rule is None:
                 self._unknown(func, args, kwargs, output)
@@ -271,10 +280,18 @@ class Tracer(TorchDispatchMode):
         numbers = self.bare.numbers(tensor)
         if numbers is None or self._met_own_layer(tensor, labels):
             return
+        self._note_layers(numbers)
         before = set(self.bare.labels)
         if not self.bare.met(numbers.expand(labels.shape), labels):
             self.protect([labels], "a parameter or buffer meets it in a way that has no rule")
         self._note_axes(before)
+
+    def _note_layers(self, numbers: Tensor) -> None:
+        """Protect layers whose weights the model reads outside of them, in a way of its own."""
+        for name in self.bare.names_in(numbers):
+            tensor = self.bare.tensors[name]
+            if tensor in self._direct.layer_of:
+                self._direct.note(tensor, str(self._here))
 
     def _note_axes(self, before: set[tuple[str, int]]) -> None:
         """Remember when the axes of bare tensors were first met, among the layers."""
@@ -292,6 +309,8 @@ class Tracer(TorchDispatchMode):
         known = self.sites.get(module)
         if module not in self._own_rules or known is None or known.outputs is None or key != "bias":
             return False
+        if known.outputs.numel() != tensor.numel():
+            return False
         axes = varying_dims(labels)
         if len(axes) == 1:
             self._unite(merge_along(labels, axes[0], self.channels), known.outputs)
@@ -305,7 +324,7 @@ class Tracer(TorchDispatchMode):
         path, _, key = name.rpartition(".")
         module = self.model.get_submodule(path)
         rule = base_rule_of(module)
-        if rule is None or rule_of(module) is not None or rule.kind != kind:
+        if rule is None or rule.kind != kind or rule.refuses(module) is not None:
             return None
         if key not in ("weight", "bias", "running_mean", "running_var"):
             return None
@@ -361,6 +380,7 @@ class Tracer(TorchDispatchMode):
             outputs = self._reads(own[0], own[1], inputs[0], own[1].n_out(own[0]), 1, 1)
             self._own_rules[own[0]] = own[1]
         else:
+            self._note_layers(numbers)
             owner = self._bare_weight(line_in.name, line_in.axis, line_out.axis, parts, parts)
             count = weight.shape[-1] * parts
             outputs = self._reads(owner, rule_of(owner), inputs.flatten(), count, parts, parts)
@@ -419,6 +439,7 @@ class Tracer(TorchDispatchMode):
             outputs = self._own_convolution(*own, kept, labels)
         elif groups > 1 and weight.shape[1] == 1 and output.shape[1] == x.shape[1]:
             outputs = kept  # depthwise: each channel by itself
+            self._note_layers(numbers)
             self.met(weight, kept.view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape))
         else:
             outputs = self._bare_convolution(numbers, weight, axis_in, axis_out, groups, kept, labels)
@@ -472,6 +493,7 @@ class Tracer(TorchDispatchMode):
         line_in, line_out = read[0][1], made[0][1]
         if line_in.name != line_out.name or not _in_order(line_in) or not _in_order(line_out):
             return None
+        self._note_layers(numbers)
         parts_in, parts_out = (1, groups) if axis_in == 0 else (groups, 1)
         owner = self._bare_weight(line_in.name, line_in.axis, line_out.axis, parts_in, parts_out)
         if labels is not None:
@@ -505,8 +527,11 @@ class Tracer(TorchDispatchMode):
                     if tensor not in weights:
                         single[owner] = tensor
                         self.parameter_dims[tensor] = owner.dim
+        for owner in [o for o in self.sites if isinstance(o, BareTensor) and self._in_custom(o)]:
+            del self.sites[owner]  # a user's pruner cuts it
+            single.pop(owner, None)
         for name, weight in self._weights.items():
-            if self.bare.tensors[name] in self._direct.layer_of:
+            if weight in self.sites and self.bare.tensors[name] in self._direct.layer_of:
                 found = self.sites.pop(weight)
                 why = f"it meets the weights of a layer outside of it, '{name}'"
                 for labels in (found.inputs, found.outputs):
@@ -517,10 +542,12 @@ class Tracer(TorchDispatchMode):
             else owner: Sites(None, None, sites.outputs) if owner in single else sites
             for owner, sites in self.sites.items()
         }
-        for owner in self.sites:
-            if isinstance(owner, BareTensor):
-                path = self._names[owner.host]
-                self._names[owner] = f"{path}.{owner.key}" if path else owner.key
+    def _in_custom(self, owner: BareTensor) -> bool:
+        name = self._names[owner.host]
+        return any(
+            name == held or name.startswith(f"{held}.")
+            for held in (self._names[module] for module in self._custom)
+        )
 
     def _is_weight_axis(self, name: str, axis: int, entries: Tensor) -> bool:
         """Whether an axis is one of a bare weight; its entries are then channels of that."""
@@ -537,22 +564,18 @@ class Tracer(TorchDispatchMode):
     def _is_own(self, name: str) -> bool:
         return self.model.get_submodule(name.rpartition(".")[0]) in self._own_rules
 
-    def _used_directly(self, args: tuple[Any, ...]) -> None:
-        """Note layers whose weights an operation outside of them reads."""
-        for value in args:
-            for tensor in value if isinstance(value, (tuple, list)) else (value,):
-                if isinstance(tensor, Tensor):
-                    found = self._direct.owner_of(tensor)
-                    if found is not None:
-                        self._direct.note(found, str(self._here))
-
     # -- layers -----------------------------------------------------------------------------------
 
     @contextmanager
     def _watching_modules(self) -> Iterator[None]:
         with ExitStack() as stack:
             for module in list(self._names):
-                rule = self._custom.get(module) or rule_of(module)
+                if module in self._custom:
+                    stack.callback(module.register_forward_pre_hook(self._enter(None), prepend=True).remove)
+                    hook = module.register_forward_hook(self._leave_custom, with_kwargs=True)
+                    stack.callback(hook.remove)
+                    continue
+                rule = rule_of(module)
                 before = module.register_forward_pre_hook(self._enter(rule), prepend=True)
                 stack.callback(before.remove)
                 after = module.register_forward_hook(self._leave(rule), with_kwargs=True)
@@ -580,6 +603,37 @@ class Tracer(TorchDispatchMode):
 
         return hook
 
+    def _leave_custom(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """A layer that only a user's pruner knows how to cut: its own code says what it reads."""
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            self._custom_layer(self._custom[module], module, args, kwargs, output)
+        self._turns.pop()
+        self._here.leave()
+
+    def _custom_layer(
+        self, rule: LayerRule, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        entering: list[Tensor] = []
+        _each_tensor((args, kwargs), lambda t: entering.append(t))
+        result = rule.output(output)
+        read, made = self.store.get(entering[0]), self.store.get(result)
+        if read is None:
+            return
+        inputs = merge_along(read, rule.axis(module, entering[0]), self.channels)
+        self.by_calls.add(module)
+        if rule.relation == "through":
+            self._record(module, Sites(rule, None, inputs))
+            if made is None:
+                self.store.set(result, _along(inputs, rule.axis(module, result), result))
+            return
+        axis = rule.axis(module, result)
+        if made is None:
+            outputs = self.channels.fresh(result.shape[axis])
+            self.store.set(result, _along(outputs, axis, result))
+        else:
+            outputs = merge_along(made, axis, self.channels)
+        self._record(module, Sites(rule, inputs, outputs))
+
     def _layer_or_refused(
         self, rule: LayerRule, module: nn.Module, args: Any, kwargs: Any, out: Any
     ) -> None:
@@ -597,6 +651,7 @@ class Tracer(TorchDispatchMode):
 
     def _layer(self, rule: LayerRule, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         self._here.follow(rule.kind)
+        self._as_layers.add(module)
         result = rule.output(out)
         entering: list[Tensor] = []
         _each_tensor((args, kwargs), lambda t: entering.append(t))
@@ -621,6 +676,9 @@ class Tracer(TorchDispatchMode):
         """Labels of what enters a layer; a bare tensor becomes one with channels here."""
         labels = self.store.get(tensor)
         if labels is None and self.bare.known(tensor):
+            numbers = self.bare.numbers(tensor)
+            assert numbers is not None
+            self._note_layers(numbers)
             before = set(self.bare.labels)
             labels = self.bare.as_labels(tensor, axis % tensor.dim())
             self._note_axes(before)
