@@ -123,17 +123,19 @@ GOOD: dict[str, Any] = {
     "failures": [],
 }
 FAILURE = {"stage": "graph", "type": "GraphError", "message": "no rule", "ours": ""}
+LOST = {"stage": "file", "type": "CheckpointError", "message": "a size is lacking", "ours": ""}
 RECORDS = [
     _record("good", GOOD, host={"stage": "done", "left": 500}, host_with_heads={"heads": 0}),
     _record("wrong", GOOD | {"errors": [1e-15, 0.1]}, host={"failures": [FAILURE]}),
     _record("crashes", {"params": 1000, "failures": [FAILURE]}, host={"ended": "ended after 5 s"}),
     _record("single", GOOD | {"precision": "float32", "errors": [1e-6, 1e-6], "share": 0.5}),
+    _record("no file", GOOD | {"failures": [LOST]}),
 ]
 
 
 def test_verdicts() -> None:
-    assert [verdicts.works(record) for record in RECORDS] == [True, False, False, True]
-    assert [verdicts.exact(record) for record in RECORDS] == [True, False, None, True]
+    assert [verdicts.works(record) for record in RECORDS] == [True, False, False, True, True]
+    assert [verdicts.exact(record) for record in RECORDS] == [True, False, None, True, True]
     assert verdicts.verdict(RECORDS[1]).startswith("WRONG")
     assert verdicts.verdict(RECORDS[2]) == "graph: GraphError: no rule"
     assert verdicts.keeps_more(RECORDS[0]) == pytest.approx(1.2)
@@ -144,15 +146,16 @@ def test_page_from_records() -> None:
     page = table.page(RECORDS)
     summary = table.summary(RECORDS)
     assert len(summary) == 4 and all(f"- {line}\n" in page for line in summary)
-    assert summary[0].startswith("2 of 4 networks work") and "1 are silently wrong" in summary[0]
-    assert summary[1].startswith("1 of 4 (25%)")
+    assert summary[0].startswith("3 of 5 networks work and are exact (60%); 1 are silently wrong")
+    assert "3 of 5 come back from a file bit for bit" in summary[0]
+    assert summary[1].startswith("2 of 5 (40%)")
     assert summary[3].endswith("on 1, most often because: a | b.")
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     widths = {line.replace("\\|", "").count("|") for line in lines}
     assert widths == {len(table.HEAD) + 1, 4}
     assert "| x good | 1,000 | works | 95.0% | 2 | 12 | 2e-15 | 60% | both | bit for bit |" in page
     assert "| x good | 1.20 | a \\| b, in 'c' (d.py:1) |" in page
-    assert "1e-06 (f32)" in page
+    assert "1e-06 (f32)" in page and "| both | a size is lacking |" in page
 
 
 def test_a_row_end_to_end(tmp_path: Path) -> None:

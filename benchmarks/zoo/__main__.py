@@ -5,7 +5,7 @@ network; finished rows are kept and skipped, so that the run can be stopped at a
 
 Usage: python -m benchmarks.zoo install; python -m benchmarks.zoo run
        python -m benchmarks.zoo table
-       python -m benchmarks.zoo run --only "timm swin" --again
+       python -m benchmarks.zoo run --only "timm swin" --only transformers --again --no-alone
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ def install() -> None:
 def run(
     only: Annotated[list[str] | None, typer.Option(help="Rows whose name contains it.")] = None,
     again: Annotated[bool, typer.Option(help="Measure rows that are finished, too.")] = False,
-    alone: Annotated[bool, typer.Option(help="torch-pruning by itself, too.")] = True,
+    alone: Annotated[
+        bool, typer.Option(help="torch-pruning by itself, too; without, what is known of it stays.")
+    ] = True,
     seconds: Annotated[float, typer.Option(help="Limit of ours.")] = 300,
-    host_seconds: Annotated[float, typer.Option(help="Limit of torch-pruning, each try.")] = 60,
+    host_seconds: Annotated[float, typer.Option(help="Limit of torch-pruning, each try.")] = 30,
     gigabytes: Annotated[float, typer.Option(help="Limit of memory.")] = 6,
     results: Annotated[Path, typer.Option(help="File of the records.")] = RESULTS,
 ) -> None:
@@ -72,8 +74,9 @@ def run(
         if only and not any(word.lower() in row.name.lower() for word in only):
             continue
         names = {"experiment": "zoo", "library": row.library, "model": row.model}
-        known = {} if again else next(iter(records.find(**names)), {})
-        sides = [side for side in SIDES[: len(SIDES) if alone else 1] if side.__name__ not in known]
+        known = next(iter(records.find(**names)), {})
+        wanted = SIDES if alone else (ours,)
+        sides = [side for side in wanted if again or side.__name__ not in known]
         if not sides:
             continue
         record = known | names

@@ -5,6 +5,6 @@ from __future__ import annotations
 __all__ = ["LEFT_OUT"]
 
 LEFT_OUT: dict[str, str] = {
-    "asteroid XUMX": "refuses torch 2 (its STFT calls `torch.stft` without `return_complex`)",
+    "asteroid XUMX": "refuses torch 2 when it is made",
 }
 """Reasons by network."""

@@ -16,6 +16,7 @@ from benchmarks.zoo.verdicts import (
     keeps_more,
     reason,
     share,
+    through_a_file,
     verdict,
     works,
 )
@@ -84,6 +85,7 @@ def summary(records: Sequence[Record]) -> list[str]:
     """
     count = len(records)
     good = [record for record in records if works(record)]
+    kept = sum(through_a_file(record) == "bit for bit" for record in records)
     wrong = sum(exact(record) is False for record in records)
     large = sum(share(record) >= LARGE for record in good)
     plain = sum(host_works(record, "host") for record in records)
@@ -93,7 +95,7 @@ def summary(records: Sequence[Record]) -> list[str]:
     reasons = _most_common(_kind(reason(record)) for record in more)
     return [
         f"{len(good)} of {count} networks work and are exact ({_percent(len(good), count)}); "
-        f"{wrong} are silently wrong.",
+        f"{wrong} are silently wrong; {kept} of {count} come back from a file bit for bit.",
         f"{large} of {count} ({_percent(large, count)}) have {LARGE:.0%} of their parameters in "
         "groups.",
         f"torch-pruning by itself prunes {plain} of {tried}; {heads} with its examples' "
@@ -109,7 +111,7 @@ def _row(record: Record) -> list[str]:
     cells = [f"{record['library']} {record['model']}", f"{params:,}"]
     cells += ["works" if works(record) else verdict(record), f"{share(record):.1%}"]
     cells += [str(ours.get("groups", "")), f"{ours['channels']:,}" if "channels" in ours else ""]
-    cells += [_error(ours), _left(ours, params), _runs(ours), ours.get("round_trip", "")]
+    cells += [_error(ours), _left(ours, params), _runs(ours), through_a_file(record)]
     cells += [f"{ours['graph_seconds']:.2f}" if "graph_seconds" in ours else "", reason(record)]
     for side in ("host", "host_with_heads"):
         found = record.get(side, {})

@@ -6,9 +6,22 @@ from typing import Any
 
 from benchmarks.zoo.ours import EXACT, SEEDS
 
-__all__ = ["exact", "host_left", "host_works", "keeps_more", "reason", "share", "verdict", "works"]
+__all__ = [
+    "MORE",
+    "exact",
+    "host_left",
+    "host_works",
+    "keeps_more",
+    "reason",
+    "share",
+    "through_a_file",
+    "verdict",
+    "works",
+]
 
 Record = dict[str, Any]
+FILE = "file"
+"""Stage of what ``save_pruned`` and ``load_pruned`` fail of."""
 MORE = 1.1
 """Ours may keep this many times the parameters that torch-pruning keeps."""
 
@@ -24,8 +37,19 @@ def exact(record: Record) -> bool | None:
 def works(record: Record) -> bool:
     """Whether a row can be gated and pruned, is exact, and runs forwards and backwards after it."""
     ours = record["ours"]
-    whole = not ("ended" in ours or "broken" in ours or ours.get("failures"))
+    whole = not ("ended" in ours or "broken" in ours or _failures(record))
     return whole and len(ours.get("errors", ())) == len(SEEDS) and bool(exact(record))
+
+
+def through_a_file(record: Record) -> str:
+    """How the pruned network came back from a file; empty if it did not get that far."""
+    failed = [f for f in record["ours"].get("failures", ()) if f["stage"] == FILE]
+    return str(failed[0]["message"][:100]) if failed else record["ours"].get("round_trip", "")
+
+
+def _failures(record: Record) -> list[Record]:
+    """Failures of all stages but the file, which is told beside them."""
+    return [found for found in record["ours"].get("failures", ()) if found["stage"] != FILE]
 
 
 def share(record: Record) -> float:
@@ -48,8 +72,8 @@ def verdict(record: Record) -> str:
         return f"WRONG: gated and pruned differ by {max(ours['errors']):.0e}"
     if "ended" in ours:
         return f"{ours.get('stage', 'graph')}: {ours['ended']}"
-    if ours.get("failures"):
-        first = ours["failures"][0]
+    if _failures(record):
+        first = _failures(record)[0]
         return f"{first['stage']}: {first['type']}: {first['message'][:160]}"
     return f"works, {share(record):.0%} of the parameters in groups"
 
