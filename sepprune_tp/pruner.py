@@ -82,13 +82,15 @@ class SepPrunePruner(BasePruner):
                 of the learned gates are followed.
             scope: ``"separator"``, ``"all"`` or modules; default: that of the gates, else
                 ``"separator"``.
-            **options: torch-pruning's (``global_pruning``, ``round_to``, ``iterative_steps``...).
+            **options: torch-pruning's (``global_pruning``, ``round_to``, ``iterative_steps``...);
+                ``forward_fn`` and ``output_transform`` are by default those of the gates.
                 Where masks are followed, ``round_to`` also closes the lowest scores of a group
                 until its width is a multiple (one that keeps less than a step stays as it is), and
                 ``"auto"`` takes for each group the step that this machine likes.
 
         Raises:
-            InputError: If there is neither a ratio nor learned gates to follow.
+            InputError: If there is neither a ratio nor learned gates to follow, an option cannot
+                be, the model runs with gates, or the gates are of another model.
             NotLearnedError: If the importance has no learned gates.
         """
         warn_if_distributed(model)

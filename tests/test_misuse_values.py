@@ -70,6 +70,16 @@ def test_all_masks_at_once_are_checked_too(keep: Any) -> None:
     gates.set_keep(torch.arange(14) % 2 > 0)
 
 
+def test_gates_by_hand_are_counted() -> None:
+    gates = gates_of(chain())
+    with pytest.raises(InputError, match=r"use\(\) takes 14 gates .* got \(14,\) outside"):
+        gates.use(torch.ones(14))
+    with gates:
+        with pytest.raises(InputError, match=r"use\(\) takes 14 gates .* got \(9,\) inside"):
+            gates.use(torch.ones(9))
+        gates.use(torch.ones(14))
+
+
 def test_costs_of_other_gates_are_refused() -> None:
     model = gates_of(chain()).cost_model
     with pytest.raises(InputError, match=r"the cost of 14 gates was asked for \(9,\) of them"):

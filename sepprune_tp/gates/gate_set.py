@@ -349,7 +349,16 @@ class GateSet:
         allow_fused_layers(not self._closes_some())
 
     def use(self, gates: Tensor) -> None:
-        """Give the gates of the following forward passes by hand, inside ``with``; shape (N,)."""
+        """Give the gates of the following forward passes by hand, inside ``with``; shape (N,).
+
+        Raises:
+            InputError: Outside of ``with``, or if they are not as many.
+        """
+        if not self._depth or gates.shape != (len(self),):
+            raise InputError(
+                f"use() takes {len(self)} gates inside `with gates:`; got {tuple(gates.shape)} "
+                f"{'inside' if self._depth else 'outside'}"
+            )
         self._hook.remove()
         self._hook = NoHook()
         self._values = _with_one(gates)
