@@ -73,14 +73,12 @@ def _assume(
     tried: dict[int, set[int]] = {}
     state = _searched(graph, bench, units(graph))
     for _ in range(_ROUNDS):
-        if not state.bad:
-            break
-        _follow_widths(state)
-        if state.bad:
-            state = _tie_together(state)
+        _follow_widths(state, 1)
+        state = _tie_together(state)
         if not state.bad or not _turn_rectangles(state, tried):
             break
         state = _searched(graph, bench, units(graph))
+    _follow_widths(state, 3)
     return state
 
 
@@ -139,11 +137,16 @@ def _add(state: _State, units: list[Unit], first: int) -> None:
 # -- numbers that follow a width ------------------------------------------------------------------
 
 
-def _follow_widths(state: _State) -> None:
-    """Let numbers of modules follow channels where that makes a copy exact."""
+def _follow_widths(state: _State, reach: int) -> None:
+    """Let numbers of modules follow channels where that makes a copy exact.
+
+    Args:
+        state: Changed in place.
+        reach: How many modules around a failure are looked at.
+    """
     left = []
     for unit, failure in state.bad:
-        found = _widths_for(state, unit, failure, [], 0)
+        found = _widths_for(state, unit, failure, [], reach)
         if found is None:
             left.append((unit, failure))
         else:
@@ -153,18 +156,19 @@ def _follow_widths(state: _State) -> None:
 
 
 def _widths_for(
-    state: _State, unit: Unit, failure: Failure, known: list[Width], depth: int
+    state: _State, unit: Unit, failure: Failure, known: list[Width], reach: int, depth: int = 0
 ) -> list[Width] | None:
     """Numbers that have to follow the channels of a unit, with those that are known."""
     graph, bench = state.graph, state.bench
     taken = {(w.module, w.attribute, w.item) for w in known}
-    names = [*failure.modules, *(n for _, s in unit for n in graph.places_of(s))]
+    places = [n for _, s in unit for n in graph.places_of(s)]
+    names = [*failure.modules[:reach], *places[:reach]]
     candidates = [
         width
         for width in _candidates(graph, unit, list(dict.fromkeys(names)))
         if (width.module, width.attribute, width.item) not in taken
     ]
-    for chosen in _selections(candidates):
+    for chosen in _selections(candidates, reach):
         if bench.runs > _RUNS:
             return None
         every = [*known, *_alike(graph, unit, chosen, taken)]
@@ -172,7 +176,7 @@ def _widths_for(
         if again is None:
             return every
         if again.raised and again.modules and again.modules != failure.modules and depth < 3:
-            more = _widths_for(state, unit, again, every, depth + 1)
+            more = _widths_for(state, unit, again, every, reach, depth + 1)
             if more is not None:
                 return more
     return None
@@ -212,11 +216,11 @@ def _modules_around(graph: ChannelGraph, channel_set: ChannelSet) -> list[str]:
     return [name for name in names if name in known]
 
 
-def _selections(candidates: list[Width]) -> Iterator[list[Width]]:
+def _selections(candidates: list[Width], reach: int) -> Iterator[list[Width]]:
     """All numbers of the innermost modules, then of more of them, then single ones."""
     modules = list(dict.fromkeys(w.module for w in candidates))
     seen: set[tuple[Any, ...]] = set()
-    for count in range(1, min(3, len(modules)) + 1):
+    for count in range(1, min(reach, len(modules)) + 1):
         for grouped in (False, True):
             chosen = _one_each(
                 [w for w in candidates if w.module in modules[:count]], prefer_grouped=grouped
@@ -248,8 +252,8 @@ def _candidates(graph: ChannelGraph, unit: Unit, modules: Sequence[str]) -> Iter
             continue  # a layer that is cut counts its own channels
         near = [s for _, s in unit if name in _modules_around(graph, s)] or [s for _, s in unit[:1]]
         for attribute, item, value in _numbers(module):
-            for owner, side, count, grouped in _counts(graph, near[0]):
-                if value % count == 0 or count % value == 0:
+            for owner, side, count, unit_size, grouped in _counts(graph, near[0]):
+                if value * unit_size % count == 0:  # whole, whatever goes
                     yield Width(name, attribute, item, value, count, owner, side, grouped)
 
 
@@ -267,17 +271,19 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
 
 def _counts(
     graph: ChannelGraph, channel_set: ChannelSet
-) -> Iterator[tuple[str, str, int, bool]]:
-    """Layers of a set with how many channels, and components, of theirs there are."""
-    seen: set[tuple[int, bool]] = set()
+) -> Iterator[tuple[str, str, int, int, bool]]:
+    """Layers of a set: how many channels, or components, of theirs there are, and go at once."""
+    seen: set[tuple[int, int, bool]] = set()
     root = channel_set.root
     sites = [root, *(s for s in channel_set.sites if s is not root)]
     for grouped in (False, True):
         for site in sites:
-            count = len(site.members()) if grouped else site.components.numel()
-            if count > 1 and (count, grouped) not in seen:
-                seen.add((count, grouped))
-                yield graph.name_of(site.owner), site.side, count, grouped
+            members = len(site.members())
+            count = members if grouped else site.components.numel()
+            unit = 1 if grouped or count % members else count // members
+            if count > 1 and (count, unit, grouped) not in seen:
+                seen.add((count, unit, grouped))
+                yield graph.name_of(site.owner), site.side, count, unit, grouped
 
 
 # -- sets that go together ------------------------------------------------------------------------
@@ -285,11 +291,21 @@ def _counts(
 
 def _tie_together(state: _State) -> _State:
     """Try sets that fail alone as one, where one's width is a multiple of the other's."""
+    for with_widths in (False, True):
+        found: _State | None = state
+        while found is not None and len(found.bad) > 1:
+            state, found = found, _tied(found, with_widths)
+        state = state if found is None else found
+    return state
+
+
+def _tied(state: _State, with_widths: bool) -> _State | None:
+    """The state after some failing sets were made one, or None if that helps nothing."""
     graph, bench = state.graph, state.bench
     failures = {n: why for unit, why in state.bad for n, _ in unit}
     for chosen in _unions(graph, [numbered for unit, _ in state.bad for numbered in unit]):
         if bench.runs > _RUNS:
-            break
+            return None
         ties = list(graph.ties)
         wanted = {label for _, s in [*state.good, *chosen] for label in s.root.labels.tolist()}
         graph.ties.extend(_ties(chosen))
@@ -297,23 +313,23 @@ def _tie_together(state: _State) -> _State:
         offered = graph.offered()
         members = [n for n in offered if set(n[1].root.labels.tolist()) & wanted]
         tied = _holding(graph, chosen)
-        left = [[n] for n in offered if n not in members]
         if tied:
             failure = bench.fails(graph, members)
             widths: list[Width] | None = []
             if failure is not None:
                 good = [n for n in members if n not in tied]
-                widths = _widths_for(_State(graph, bench, good, []), tied, failure, [], 0)
+                trial = _State(graph, bench, good, [])
+                widths = _widths_for(trial, tied, failure, [], 1) if with_widths else None
             if widths is not None:
                 bench.widths.extend(widths)
-                made = _State(graph, bench, members, [])
-                _add(made, left, 0)
-                if made.bad:
-                    _follow_widths(made)
-                return _tie_together(made) if len(made.bad) > 1 else made
+                merged = {n for n, _ in chosen}
+                left = [([s for s in u if s[0] not in merged], why) for u, why in state.bad]
+                rest = _State(graph, bench, [], [(u, why) for u, why in left if u])
+                return _State(graph, bench, members, _again(rest, failures)[1])
         graph.ties[:] = ties
         graph.form()
-    return _State(graph, bench, *_again(state, failures))
+    state.good, state.bad = _again(state, failures)
+    return None
 
 
 def _again(

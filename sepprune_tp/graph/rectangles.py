@@ -67,15 +67,17 @@ def settle(
         axes: For some rectangles, by position, the axis along which they shrink.
     """
     axes = axes or {}
+    heads = _Heads(bundles, channels)
     for number, (grid, place) in enumerate(rectangles):
+        heads.settle()
         channels.meet_at(place)
         axis = axes.get(number, default_axis(grid, channels, makers))
         for dim in range(grid.dim()):
             if dim != axis:
                 for column in grid.movedim(dim, 0).flatten(1).unbind(1):
                     channels.unite_all(column)
-    channels.meet_at(Place("heads"))
-    _settle_bundles(bundles, channels, makers)
+    heads.settle()
+    heads.protect_rest({label for labels in makers for label in labels.tolist()})
 
 
 def default_axis(grid: Tensor, channels: Channels, makers: Sequence[Tensor]) -> int:
@@ -101,33 +103,47 @@ def default_axis(grid: Tensor, channels: Channels, makers: Sequence[Tensor]) -> 
     return grid.dim() - 1
 
 
-def _settle_bundles(
-    bundles: Sequence[Bundle], channels: Channels, makers: Sequence[Tensor]
-) -> None:
-    """Unite an entry with its channels where these go together, or where the entry is a channel."""
-    pairs = [
-        (int(entry), sorted({m for m in members if m}))
-        for bundle in bundles
-        if _apart(bundle)
-        for entry, members in zip(bundle.entries.tolist(), bundle.members.tolist(), strict=True)
-    ]
-    made = sorted({label for labels in makers for label in labels.tolist() if label})
-    changed = True
-    while changed and pairs:
-        changed = False
-        real = {channels.find(label) for label in made}
-        left = []
-        for entry, members in pairs:
-            if not entry or not members:
-                continue
-            together = len({channels.find(m) for m in members}) == 1
-            if together or channels.find(entry) in real:
-                for member in members:
-                    channels.unite(entry, member)
-                changed = True
-            else:
-                left.append((entry, members))
-        pairs = left
+class _Heads:
+    """Entries that stand for several channels each, settled as far as these go together."""
+
+    def __init__(self, bundles: Sequence[Bundle], channels: Channels) -> None:
+        self._channels = channels
+        self._whole: set[int] = set()
+        self._left = [
+            (entry, sorted({m for m in members if m}))
+            for bundle in bundles
+            if _apart(bundle)
+            for entry, members in zip(bundle.entries.tolist(), bundle.members.tolist(), strict=True)
+            if entry
+        ]
+
+    def settle(self) -> None:
+        """Unite entries with channels that go together, and these with all that the entry is."""
+        find, changed = self._channels.find, bool(self._left)
+        self._channels.meet_at(Place("heads"))
+        while changed:
+            changed = False
+            whole = {find(label) for label in self._whole}
+            left = []
+            for entry, members in self._left:
+                together = len({find(member) for member in members}) == 1
+                if members and (together or find(entry) in whole):
+                    for member in members:
+                        self._channels.unite(entry, member)
+                    self._whole.add(entry)
+                    changed = True
+                else:
+                    left.append((entry, members))
+            self._left = left
+
+    def protect_rest(self, made: set[int]) -> None:
+        """Protect channels that stand for whole heads where heads shrink but stay."""
+        roots = {self._channels.find(label) for label in made if label}
+        for entry, members in self._left:
+            if members and self._channels.find(entry) in roots:
+                self._channels.protect(
+                    [entry], "each of its channels stands for several of another layer, such as a head"
+                )
 
 
 def _apart(bundle: Bundle) -> bool:
