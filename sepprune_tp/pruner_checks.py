@@ -231,10 +231,14 @@ def _without_best(pruner: Any, group: ChannelGroup | GroupUnion) -> Any:
     if score is None or isinstance(group, GroupUnion):
         return None
     root, dep = group.channel_set.root, group[0].dep
-    by_component = {
-        component: float(torch.stack([score[i] for i in places]).mean())
-        for component, places in root.positions().items()
-    }
+    positions = root.positions()
+    if len(score) == root.components.numel():
+        by_component = {
+            component: float(torch.stack([score[i] for i in places]).mean())
+            for component, places in positions.items()
+        }
+    else:  # one score for each component
+        by_component = dict(zip(positions, score.tolist(), strict=False))
     ranked = sorted(by_component, key=lambda component: -by_component[component])
     best = set(root.where(ranked[: pruner.round_to or 1]).tolist())
     removed = [index for index in group[0].idxs if index not in best]

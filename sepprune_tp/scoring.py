@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch_pruning as tp
 from torch import nn
 from torch_pruning._helpers import GroupItem
@@ -40,15 +41,45 @@ def seen_by(importance: Any, group: ChannelGroup) -> tp.Group:
     shown = tp.Group()
     shown._DG = group._DG
     views = [_views(group._DG, item) for item in group]
+    if views and not views[0] and not _is_scored(group[0]):
+        views[0] = [_silent(group[0])]  # the first that is scored has to hold every channel
     for item, found in zip(group, views, strict=True):
         shown._group.extend(found or [item])
     return shown if any(views) else group
 
 
+_SCORED = (
+    function.prune_conv_out_channels,
+    function.prune_conv_in_channels,
+    function.prune_depthwise_conv_out_channels,
+    function.prune_linear_out_channels,
+    function.prune_linear_in_channels,
+    function.prune_batchnorm_out_channels,
+)
+
+
+def _is_scored(item: Any) -> bool:
+    """Whether torch-pruning's importances by weight know the layer of an item."""
+    return item.dep.handler in _SCORED
+
+
+def _silent(item: Any) -> GroupItem:
+    """An item that stands for a layer without weights that are scored: zeros for its channels."""
+    layer = nn.Linear(1, max(item.idxs) + 1, False)
+    layer.weight.data.zero_()
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    node = Node(layer, None, item.dep.target.name)
+    cut = function.prune_linear_out_channels
+    dep = Dependency(item.dep.trigger, cut, source=item.dep.source, target=node)
+    shown = GroupItem(dep, list(item.idxs))
+    shown.root_idxs = list(item.root_idxs)
+    return shown
+
+
 def _views(graph: ChannelGraph, item: Any) -> list[GroupItem]:
     """The items that stand for one item, none if it is to be seen as it is."""
     layer, found = item.dep.target.module, []
-    rule = rule_of(layer) if isinstance(layer, nn.Module) else None
+    rule = graph.rules.get(layer) or rule_of(layer) if isinstance(layer, nn.Module) else None
     if rule is None:
         return []
     for view in rule.linear_views(layer, "out" if graph.side_of(item.dep) == "out" else "in"):

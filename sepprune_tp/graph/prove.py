@@ -366,7 +366,9 @@ class Bench:
             return None
         chosen = [channel_set for _, channel_set in sets]
         worst = 0.0
-        more = range(2, _TURNS) if any(graph.suspicion(s) for s in chosen) else ()
+        small = min(channel_set.size for channel_set in chosen) <= _SMALL
+        doubtful = small or any(graph.suspicion(s) for s in chosen)
+        more = range(2, _TURNS) if doubtful else ()
         for turn in (first, *(t for t in (0, 1, *more) if t != first)):
             keep = _masks(sets, turn)
             inputs = self._variants[0] if turn == 1 else self._inputs
@@ -447,18 +449,22 @@ def _masks(sets: Sequence[tuple[int, ChannelSet]], turn: int) -> dict[int, bool]
         elif turn == 1:
             chosen = set((order[first:] + order[:first])[: max(1, second)])
         else:
-            start = (turn * (size - first)) // (_TURNS - 1) if turn % 2 else 0
-            width = max(1, min(size - 1, (first, second, size - 1, size // 2)[turn % 4]))
+            draw.manual_seed(7919 * number + size + turn)
+            width = _width(size, draw)
+            start = int(torch.randint(size, (1,), generator=draw))
             chosen = {(start + i) % size for i in range(width)}
         keep.update((c, i in chosen) for i, c in enumerate(channel_set.components))
     return keep
 
 
 _TURNS = 6
+_SMALL = 8  # sets whose widths easily agree by chance
 
 
 def _width(size: int, draw: torch.Generator) -> int:
     low, high = max(1, size // 4), max(1, min(size - 1, (3 * size + 3) // 4))
+    if size == 2:
+        high = 2  # else two sets of two channels would always keep one of each
     return int(torch.randint(low, high + 1, (1,), generator=draw))
 
 

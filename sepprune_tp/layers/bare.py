@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
 from .base import Count, LayerRule, Side
-from .unit_weights import LinearView
+from .unit_weights import LinearView, row_view
 
 __all__ = ["BareAxis", "BareAxisRule", "BareTensor", "BareWeight", "BareWeightRule"]
 
@@ -177,6 +177,9 @@ class BareAxisRule(LayerRule):
     def axis(self, module: Any, tensor: Tensor) -> int:
         return int(module.dim)
 
+    def linear_views(self, module: Any, side: Side) -> list[LinearView]:
+        return [row_view(module.tensor, module.dim, 1, module.tensor.grad)]
+
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         if module.key in module.host._buffers:
             return n_out * 0
@@ -199,15 +202,9 @@ class BareWeightRule(LayerRule):
         return module.parts_in, module.parts_out
 
     def linear_views(self, module: Any, side: Side) -> list[LinearView]:
-        tensor = module.tensor
-        if tensor.dim() != 2 or module.parts_in > 1 or module.parts_out > 1:
-            return []
-        order = (module.axis_out, module.axis_in)
-        layer = nn.Linear(tensor.shape[order[1]], tensor.shape[order[0]], False, device="meta")
-        layer.weight = nn.Parameter(tensor.detach().permute(order), requires_grad=False)
-        if tensor.grad is not None:
-            layer.weight.grad = tensor.grad.permute(order)
-        return [LinearView(layer, side)]
+        axis = module.axis_in if side == "in" else module.axis_out
+        parts = module.parts_in if side == "in" else module.parts_out
+        return [row_view(module.tensor, axis, parts, module.tensor.grad)]
 
     def macs(self, module: Any, positions: int, n_in: Count, n_out: Count) -> Count:
         return self._weights(module, n_in, n_out) * positions

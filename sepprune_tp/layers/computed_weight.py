@@ -17,7 +17,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 from torch_pruning.pruner.function import BasePruningFunc
 
-from .base import Count, GatedCall, LayerRule, masked
+from .base import Count, GatedCall, LayerRule, Side, masked
+from .unit_weights import LinearView, row_view
 
 __all__ = ["ComputedWeightRule", "weight_source"]
 
@@ -172,6 +173,13 @@ class ComputedWeightRule(LayerRule):
         else:
             x = masked(x, call.mask_in, axis)
         return call.forward(x, *call.args[1:], **{k: v for k, v in call.kwargs.items() if k != "input"})
+
+    def linear_views(self, module: Any, side: Side) -> list[LinearView]:
+        transposed = bool(getattr(module, "transposed", False))
+        groups = int(getattr(module, "groups", 1))
+        axis = int((side == "in") != transposed)
+        parts = groups if groups > 1 and axis == 1 else 1
+        return [row_view(module.weight, axis, parts)]
 
     def mixes(self, module: nn.Module) -> bool:
         return False

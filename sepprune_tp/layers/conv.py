@@ -14,6 +14,7 @@ from .base import Count, GatedCall, LayerRule, Side, masked
 from .reading import can_read_convolution, read_convolution
 from .regression import Regression
 from .transposed_regression import convolution_regression
+from .unit_weights import LinearView, row_view
 
 __all__ = ["ConvRule", "DepthwiseConvRule", "GroupUnitConvRule"]
 
@@ -117,6 +118,12 @@ class ConvRule(_AnyConvRule):
         groups = int(module.groups)
         return groups, groups
 
+    def linear_views(self, module: Any, side: Side) -> list[LinearView]:
+        if module.transposed and module.groups > 1:  # torch-pruning takes the wrong axis
+            axis, parts = (0, 1) if side == "in" else (1, int(module.groups))
+            return [row_view(module.weight, axis, parts, module.weight.grad)]
+        return []
+
     def mixes(self, module: Any) -> bool:
         return bool(module.groups == 1)
 
@@ -184,6 +191,15 @@ class GroupUnitConvRule(_AnyConvRule):
 
     def pruner(self, module: Any) -> BasePruningFunc:
         return self._pruner
+
+    def linear_views(self, module: Any, side: Side) -> list[LinearView]:
+        groups = int(module.groups)
+
+        def by_group(tensor: Tensor) -> Tensor:
+            return tensor.reshape(groups, -1)
+
+        grad = None if module.weight.grad is None else by_group(module.weight.grad)
+        return [row_view(by_group(module.weight), 0, 1, grad)]
 
     def units(self, module: Any) -> tuple[int, int]:
         return module.in_channels // module.groups, module.out_channels // module.groups

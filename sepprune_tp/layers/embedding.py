@@ -9,6 +9,7 @@ from torch_pruning import ops
 from torch_pruning.pruner.function import BasePruningFunc, PrunerBox
 
 from .base import Count, LayerRule, Side
+from .unit_weights import LinearView, row_view
 
 __all__ = ["EmbeddingRule"]
 
@@ -39,6 +40,9 @@ class EmbeddingRule(LayerRule):
 
     def sides(self, module: Any) -> dict[str, tuple[Side, ...]]:
         return {"weight": (None, "out")}
+
+    def linear_views(self, module: Any, side: Side) -> list[LinearView]:
+        return [row_view(module.weight, 1, 1, module.weight.grad)]
 
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         return n_out * int(module.num_embeddings)

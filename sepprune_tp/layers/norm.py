@@ -155,10 +155,35 @@ class GroupNormRule(ChannelwiseRule):
         )
 
 
+class _LastAxisNormPruner(BasePruningFunc):
+    """Cuts a norm over the last axis; torch-pruning's own may put channels into another order."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        """Remove channels ``idxs``."""
+        keep = sorted(set(range(layer.normalized_shape[-1])) - set(idxs))
+        for name in ("weight", "bias"):
+            if layer._parameters.get(name) is not None:
+                setattr(layer, name, self._prune_parameter_and_grad(getattr(layer, name), keep, 0))
+        layer.normalized_shape = (len(keep),)
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Channels."""
+        return int(layer.normalized_shape[-1])
+
+    get_in_channels = get_out_channels
+
+
 class LayerNormRule(ChannelwiseRule):
     """``nn.LayerNorm`` over the last axis."""
 
     optype = ops.OPTYPE.LN
+    _pruner = _LastAxisNormPruner()
+
+    def pruner(self, module: Any) -> BasePruningFunc:
+        return self._pruner
 
     def axis(self, module: Any, tensor: Tensor) -> int:
         return tensor.dim() - 1
@@ -185,33 +210,8 @@ class LayerNormRule(ChannelwiseRule):
         )
 
 
-class _RMSNormPruner(BasePruningFunc):
-    """Cuts a root-mean-square norm over the last axis."""
-
-    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        """Remove channels ``idxs``."""
-        keep = sorted(set(range(layer.normalized_shape[-1])) - set(idxs))
-        if layer.weight is not None:
-            layer.weight = self._prune_parameter_and_grad(layer.weight, keep, 0)
-        layer.normalized_shape = (len(keep),)
-        return layer
-
-    prune_in_channels = prune_out_channels
-
-    def get_out_channels(self, layer: Any) -> int:
-        """Channels."""
-        return int(layer.normalized_shape[-1])
-
-    get_in_channels = get_out_channels
-
-
 class RMSNormRule(LayerNormRule):
     """``nn.RMSNorm`` over the last axis."""
-
-    _pruner = _RMSNormPruner()
-
-    def pruner(self, module: Any) -> BasePruningFunc:
-        return self._pruner
 
     def regression(self, module: Any) -> Regression | None:
         return None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .base import Side
 
-__all__ = ["LinearView", "recurrent_views"]
+__all__ = ["LinearView", "recurrent_views", "row_view"]
 
 
 class _LinearStandIn(nn.Linear):
@@ -54,6 +54,27 @@ class LinearView:
     layer: nn.Linear
     side: Side
     offset: int = 0
+
+
+def row_view(weight: Tensor, axis: int, parts: int = 1, grad: Tensor | None = None) -> LinearView:
+    """The weights of each channel along an axis as a row of a linear layer.
+
+    Args:
+        weight: Any tensor.
+        axis: Where the channels lie.
+        parts: How often the axis stands for other channels (groups that share it).
+        grad: Its gradient, or None.
+    """
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor.detach().movedim(axis, 0).flatten(1).repeat(parts, 1)
+
+    made = rows(weight if weight.dim() > 1 else weight[:, None])
+    layer = nn.Linear(made.shape[1], made.shape[0], False, device="meta")
+    layer.weight = nn.Parameter(made, requires_grad=False)
+    if grad is not None:
+        layer.weight.grad = rows(grad if grad.dim() > 1 else grad[:, None])
+    return LinearView(layer, "out")
 
 
 def recurrent_views(module: Any, side: Side, gates: int) -> list[LinearView]:
