@@ -15,8 +15,10 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import importlib
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +40,18 @@ PACKAGES = (
     *("timm", "transformers", "ultralytics", "torchvision", "torchaudio", "demucs", "denoiser"),
     *("openunmix", "bs-roformer", "speechbrain", "deepfilternet"),
 )
+PRELOADED = {
+    "timm": "timm",
+    "transformers": "transformers.modeling_utils",
+    "ultralytics": "ultralytics.nn.tasks",
+    "torchvision": "torchvision.models",
+    "torchaudio": "torchaudio",
+    "demucs": "demucs.htdemucs",
+    "bs-roformer": "bs_roformer",
+    "speechbrain": "speechbrain.lobes.models.dual_path",
+    "asteroid": "asteroid.models",
+}
+"""Modules that take long to import, by library."""
 UNDECLARED = ("ultralytics", "denoiser", "deepfilternet", "deepfilterlib")
 """Installed without what they ask for: it pins old versions, or needs a display or sound card."""
 
@@ -79,6 +93,7 @@ def run(
         sides = [side for side in wanted if again or side.__name__ not in known]
         if not sides:
             continue
+        _preload(row.library)
         record = known | names
         for side in sides:
             limit = seconds if side is ours else host_seconds
@@ -99,6 +114,12 @@ def table(
     records = [r for r in records if f"{r['library']} {r['model']}" in order]
     records.sort(key=lambda r: order[f"{r['library']} {r['model']}"])
     write_atomically(results.with_suffix(".md"), page(records))
+
+
+def _preload(library: str) -> None:
+    """Import a library once, for all processes; what it lacks is a failure of its rows."""
+    with suppress(Exception):
+        importlib.import_module(PRELOADED.get(library, "torch"))
 
 
 def _environment() -> dict[str, Any]:

@@ -92,7 +92,7 @@ def heads_of(model: nn.Module) -> dict[str, Any]:
         Keyword arguments of the pruner.
     """
     found: dict[nn.Module, int] = {}
-    language = False
+    config: Any = getattr(model, "config", None)
     for module in model.modules():
         parts: Any = module
         count = _count(module)
@@ -103,19 +103,17 @@ def heads_of(model: nn.Module) -> dict[str, Any]:
         elif count and isinstance(getattr(module, "query", None), nn.Linear):  # BERT, ViT, Swin
             found |= {parts.query: count, parts.key: count, parts.value: count}
         elif isinstance(getattr(module, "q_proj", None), nn.Linear):  # LLaMA
-            config: Any = getattr(model, "config", None)
-            heads = int(getattr(config, "num_attention_heads", 0) or count or 0)
-            shared = int(getattr(config, "num_key_value_heads", None) or heads)
-            if heads:
-                language = True
-                found |= {parts.q_proj: heads, parts.k_proj: shared, parts.v_proj: shared}
+            count = count or _count(config)
+            shared = getattr(config, "num_key_value_heads", None) or count
+            if count:
+                found |= {parts.q_proj: count, parts.k_proj: shared, parts.v_proj: shared}
     options: dict[str, Any] = {"num_heads": found}
-    if language:  # "we do not prune head dims so that we don't need to prune the ROPE"
+    if hasattr(config, "rope_parameters"):  # the width of a head stays: it is that of the rotation
         options |= {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": RATIO}
     return options
 
 
-def _count(module: nn.Module) -> int:
+def _count(module: Any) -> int:
     for name in ("num_heads", "num_attention_heads", "n_heads"):
         count = getattr(module, name, None)
         if isinstance(count, int):
@@ -138,6 +136,7 @@ def follow(model: nn.Module, heads: dict[nn.Module, int]) -> None:
             parts.all_head_size = parts.query.out_features
         elif isinstance(getattr(module, "q_proj", None), nn.Linear) and parts.q_proj in heads:
             parts.num_heads = heads[parts.q_proj]
+            parts.head_dim = parts.q_proj.out_features // parts.num_heads
             parts.num_key_value_heads = heads[parts.k_proj]
             parts.num_key_value_groups = parts.num_heads // parts.num_key_value_heads
 
