@@ -83,22 +83,28 @@ def bare_rearranged(tracer: Tracing, operation: Any, named: dict[str, Any], outp
         _moved(tracer.bare.numbers, tracer.bare.set, operation, named, output)
 
 
+_DATA = ("self", "input", "tensors", "src", "source", "values")
+"""Arguments that hold what is moved; other tensors say where to."""
+
+
 def _moved(get: Any, put_: Any, operation: Any, named: dict[str, Any], output: Any) -> None:
-    if all(get(t) is None for t in tensors_in(named)):
+    data = {name: named[name] for name in _DATA if name in named}
+    if all(get(t) is None for t in tensors_in(data)):
         return
 
     def shadow(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        if value.dtype in (torch.int64, torch.int32, torch.bool) and not value.is_floating_point():
-            return value.cpu()  # an index
         found = get(value)
         return torch.zeros(value.shape, dtype=torch.float64) if found is None else found.double()
 
+    def index(value: Any) -> Any:
+        return value.cpu() if isinstance(value, Tensor) else value
+
+    shadows = {k: tree_map(shadow if k in data else index, v) for k, v in named.items()}
     positional = [a.name for a in operation._schema.arguments if not a.kwarg_only]
-    args = [shadowed for name in positional for shadowed in [tree_map(shadow, named[name])]]
-    kwargs = {k: v for k, v in named.items() if k not in positional and v is not None}
-    moved = operation(*args, **tree_map(shadow, kwargs))
+    kwargs = {k: v for k, v in shadows.items() if k not in positional and v is not None}
+    moved = operation(*(shadows[name] for name in positional), **kwargs)
     for out, found in zip(tensors_in(output), tensors_in(moved), strict=True):
         put_(out, found)
 
@@ -211,6 +217,8 @@ def scatter(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any)
 
 def embed(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) -> None:
     """Rows of a bare table: its columns are the channels."""
+    if tracer.looked_up(named["weight"], output):
+        return
     numbers = tracer.bare.numbers(named["weight"])
     if numbers is not None:
         row = numbers[:1].view((1,) * (output.dim() - 1) + (-1,))

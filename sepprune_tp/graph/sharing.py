@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..layers import LayerRule, rule_of
+from ..layers import LayerRule, base_rule_of, rule_of
 from .labels import Channels
 from .tracing import Sites
 
@@ -32,7 +32,7 @@ def shared_parameters(model: nn.Module) -> dict[nn.Parameter, list[Holder]]:
     """Parameters that several layers with rules hold, with those layers."""
     holders: dict[nn.Parameter, list[Holder]] = {}
     for module in model.modules():
-        rule = rule_of(module)
+        rule = rule_of(module) or base_rule_of(module)
         if rule is not None:
             for name, parameter in module.named_parameters():
                 if parameter is not None:

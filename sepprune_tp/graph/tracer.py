@@ -542,6 +542,21 @@ class Tracer(TorchDispatchMode):
             else owner: Sites(None, None, sites.outputs) if owner in single else sites
             for owner, sites in self.sites.items()
         }
+    def looked_up(self, weight: Tensor, output: Tensor) -> bool:
+        """Rows of the table of an embedding layer with a forward of its own."""
+        own = self._own_layer(weight, "embedding")
+        if own is None:
+            return False
+        module, rule = own
+        known = self.sites.get(module)
+        made = self.channels.fresh(rule.n_out(module)) if known is None else known.outputs
+        assert made is not None
+        self._own_rules[module] = rule
+        self.by_calls.add(module)
+        self._record(module, Sites(rule, None, made))
+        self.store.set(output, _along(made, output.dim() - 1, output))
+        return True
+
     def _in_custom(self, owner: BareTensor) -> bool:
         name = self._names[owner.host]
         return any(

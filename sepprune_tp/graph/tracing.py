@@ -62,6 +62,9 @@ class Tracing(Protocol):
     ) -> Tensor | None:
         """A product (…, n, K) @ (…, K, J) with a bare weight: labels of (…, J)."""
 
+    def looked_up(self, weight: Tensor, output: Tensor) -> bool:
+        """Rows of the table of an embedding layer with a forward of its own; if it is one."""
+
     def convolved(self, named: dict[str, Any], output: Tensor) -> bool:
         """A convolution with a bare weight; whether it is one that is known."""
 
