@@ -367,8 +367,8 @@ class Bench:
         chosen = [channel_set for _, channel_set in sets]
         worst = 0.0
         small = min(channel_set.size for channel_set in chosen) <= _SMALL
-        doubtful = small or any(graph.suspicion(s) for s in chosen)
-        more = range(2, _TURNS) if doubtful else ()
+        doubtful = any(graph.suspicion(s) for s in chosen)
+        more = range(2, _TURNS) if doubtful else range(2, 2 + small)
         for turn in (first, *(t for t in (0, 1, *more) if t != first)):
             keep = _masks(sets, turn)
             inputs = self._variants[0] if turn == 1 else self._inputs

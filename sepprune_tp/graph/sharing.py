@@ -113,6 +113,10 @@ class DirectUses:
         """The parameter or buffer of such a layer that a tensor is, or is a view of."""
         return self._by_storage.get(tensor.untyped_storage()._cdata)
 
+    def used(self) -> set[nn.Module]:
+        """The layers whose weights were read."""
+        return set(self._places)
+
     def note(self, tensor: Tensor, where: str) -> None:
         """A tensor of a layer was read; ``where`` is the place in the code."""
         self._places.setdefault(self.layer_of[tensor], where)

@@ -157,6 +157,7 @@ class Tracer(TorchDispatchMode):
         for at, place in self.places.items():
             place.turns = self._seen[at]
         self.by_calls -= self._as_layers
+        self.ran |= self._direct.used() | set(self._own_rules)
         self._add_bare_sites()
         couple(self.shared, self.sites, self.channels, self._names.__getitem__)
         self._direct.protect(self.sites, self.channels, self._names.__getitem__)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
@@ -212,7 +213,9 @@ def masked(weight: Tensor, mask: Tensor, dim: int) -> Tensor:
     """
     if mask.dim() == 2:
         mask = mask.to(device=weight.device, dtype=weight.dtype)
-        return (weight.movedim(dim, -1) @ mask).movedim(-1, dim)
+        mixed = (weight.movedim(dim, -1) @ mask).movedim(-1, dim)
+        # a convolution gives its output the layout that the strides of its weight suggest
+        return torch.empty_like(weight, dtype=mixed.dtype).copy_(mixed)
     shape = [1] * weight.dim()
     shape[dim] = -1
     return weight * mask.to(device=weight.device, dtype=weight.dtype).view(shape)

@@ -146,7 +146,7 @@ class GroupNormRule(ChannelwiseRule):
         if call.mask_in is None:
             return call.plain()
         return pooled_group_norm(
-            call.input(),
+            call.input().contiguous(),  # so is what torch's own norms give
             call.mask_in,
             module.weight,
             module.bias,
@@ -204,7 +204,7 @@ class LayerNormRule(ChannelwiseRule):
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         if call.mask_in is None:
             return call.plain()
-        x = call.input()
+        x = call.input().contiguous()
         return pooled_frame_norm(
             x, call.mask_in, module.weight, module.bias, module.eps, x.dim() - 1
         )
@@ -219,5 +219,5 @@ class RMSNormRule(LayerNormRule):
     def run_gated(self, module: Any, call: GatedCall) -> Any:
         if call.mask_in is None:
             return call.plain()
-        x = call.args[0] if call.args else call.kwargs["x"]
+        x = call.input("x").contiguous()
         return pooled_rms_norm(x, call.mask_in, module.weight, module.eps, x.dim() - 1)
