@@ -24,6 +24,7 @@ from sepprune_tp.architectures import part_names
 from sepprune_tp.errors import InputError
 from sepprune_tp.layers import LayerRule, rule_of
 from sepprune_tp.layers.composite import named_layers, parts_of, run_by_parts
+from sepprune_tp.operation_macs import OperationCounter
 
 __all__ = ["Part", "Profile", "Row", "call_arguments", "part_of", "profile"]
 
@@ -88,6 +89,7 @@ class Profile:
         macs: Multiply-accumulates.
         rows: One a layer, in the order of the model.
         shapes: Shapes of the example input.
+        places: MACs of operations outside of layers, by module and place in its code.
     """
 
     model: str
@@ -95,6 +97,7 @@ class Profile:
     macs: int
     rows: list[Row]
     shapes: list[tuple[int, ...]]
+    places: Mapping[Any, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -198,12 +201,13 @@ def profile(
     )
     layers = dict(_layers(model))
     costs = {m: c for m, (_, _, c) in layers.items() if c is not None}
-    macs = _measure(model, costs, call, shapes)
+    counter = OperationCounter(model)
+    macs = _measure(model, costs, call, shapes, counter)
     counts = _count_parameters(
         {module: cost is not None for module, (_, _, cost) in layers.items()}
     )
     total_params = sum(p.numel() for p in model.parameters())
-    total_macs = sum(macs.values())
+    total_macs = sum(macs.values()) + sum(map(sum, counter.places.values()))
     rows = [
         Row(
             name=name,
@@ -213,12 +217,28 @@ def profile(
             share=_share(macs.get(module, 0), total_macs),
             params_share=_share(counts[module], total_params),
             part=part_of(name, model),
-            counted=module in macs or not _multiplies(module),
+            counted=module in macs or not _multiplies(module, name, counter),
             module=module,
         )
         for module, (name, kind, _) in layers.items()
     ]
-    return Profile(type(model).__name__, total_params, total_macs, rows, shapes)
+    rows += _operation_rows(model, counter, total_macs)
+    kept = [row for row in rows if row.params or row.macs or row.kind != "weight"]
+    return Profile(type(model).__name__, total_params, total_macs, kept, shapes, counter.places)
+
+
+def _operation_rows(model: nn.Module, counter: OperationCounter, total: int) -> list[Row]:
+    """Rows of weights that are used outside of their layers, and of products of activations."""
+    names = {module: name for name, module in named_layers(model)}
+    found = [
+        (name, "weight", macs, model.get_submodule(name.rpartition(".")[0]))
+        for name, macs in counter.weights.items()
+    ]
+    found += [(names[m] or type(m).__name__, "product", n, m) for m, n in counter.products.items()]
+    return [
+        Row(name, kind, 0, macs, _share(macs, total), 0.0, part_of(name, model), True, module)
+        for name, kind, macs, module in found
+    ]
 
 
 def part_of(name: str, model: nn.Module) -> str:
@@ -288,6 +308,7 @@ def _measure(
     costs: dict[nn.Module, CallCost],
     call: Callable[[], Any],
     shapes: list[tuple[int, ...]],
+    counter: OperationCounter,
 ) -> dict[nn.Module, int]:
     """MACs of each layer that was called, in one call of the model in eval mode."""
     macs: dict[nn.Module, int] = {}
@@ -297,9 +318,11 @@ def _measure(
         macs[module] = macs.get(module, 0) + cost
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in costs]
+    hooks += _follow_modules(model, set(costs), counter)
+    places, operations = counter.modes()
     try:
         by_parts = run_by_parts(model.modules())
-        with eagerly(), eval_mode(model), torch.no_grad(), by_parts:
+        with eagerly(), eval_mode(model), torch.no_grad(), by_parts, places, operations:
             call()
     except Exception as error:
         raise InputError(
@@ -312,6 +335,27 @@ def _measure(
         for hook in hooks:
             hook.remove()
     return macs
+
+
+def _follow_modules(
+    model: nn.Module, known: set[nn.Module], counter: OperationCounter
+) -> list[Any]:
+    """Tell the counter which module's code runs, and when it is a layer's that is counted."""
+    hooks: list[Any] = []
+    for _, module in named_layers(model):
+        counts = module in known or bool(parts_of(module))
+
+        def enter(module: nn.Module, args: Any, counts: bool = counts) -> None:
+            counter.running.append(module)
+            counter.inside += counts
+
+        def leave(module: nn.Module, args: Any, output: Any, counts: bool = counts) -> None:
+            counter.inside -= counts
+            counter.running.pop()
+
+        hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+        hooks.append(module.register_forward_hook(leave))
+    return hooks
 
 
 def _count_parameters(layers: dict[nn.Module, bool]) -> dict[nn.Module, int]:
@@ -329,9 +373,12 @@ def _count_parameters(layers: dict[nn.Module, bool]) -> dict[nn.Module, int]:
     return counts
 
 
-def _multiplies(module: nn.Module) -> bool:
-    """Whether a layer holds a matrix of weights, so that running it takes MACs."""
-    return any(p.dim() >= 2 for p in module.parameters())
+def _multiplies(module: nn.Module, name: str, counter: OperationCounter) -> bool:
+    """Whether a layer holds a matrix of weights that was not counted, so that it may take MACs."""
+    return any(
+        p.dim() >= 2 and (f"{name}.{key}" if name else key) not in counter.weights
+        for key, p in module.named_parameters()
+    )
 
 
 def call_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..graph import ChannelGraph
 from ..graph.assembly import ChannelSet
 from ..layers import LayerRule, rule_of
+from ..layers.bare import BareAxis, BareAxisRule, BareTensor
 from ..layers.base import Count, Side
 from ..layers.composite import hosts_in
-from ..profile import profile
+from ..layers.custom import CustomRule
+from ..profile import part_of, profile
 
 __all__ = ["Cost", "CostModel", "ExpectedCost"]
 
@@ -146,6 +149,132 @@ def _coefficients(layer: _Layer) -> Tensor:
     return found
 
 
+class _Grid(nn.Module):
+    """A bare parameter of which two axes are cut."""
+
+    def __init__(self, axes: list[BareAxis]) -> None:
+        super().__init__()
+        self.axes: Any = tuple(axes)  # in a tuple: they are no submodules
+
+
+class _GridRule(BareAxisRule):
+    """Its parameters go with both."""
+
+    def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
+        first, second = module.axes
+        shape = first.tensor.shape
+        if first.key in first.host._buffers:
+            return n_in * n_out * 0
+        return n_in * n_out * (math.prod(shape) // (shape[first.dim] * shape[second.dim]))
+
+
+_GRID = _GridRule()
+
+
+class _Outside:
+    """Costs of what is computed outside of layers with a rule.
+
+    Attributes:
+        macs: For each layer or bare weight that runs by calls: its MACs.
+        fixed: MACs that no gate changes, or not yet: in all, and in the separator.
+        per_gate: What each gate closes of the figures of a cost, shape (N, 4), float64.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        places: Mapping[Any, list[int]],
+        graph: ChannelGraph | None,
+        sets: list[ChannelSet],
+        gate_of: Mapping[int, int],
+    ) -> None:
+        self._model, self._graph = model, graph
+        self._names = {module: name for name, module in model.named_modules()}
+        self.fixed = [0, 0]
+        self.per_gate = torch.zeros(len(gate_of), 4, dtype=torch.float64)
+        self.macs: dict[nn.Module, int] = {}
+        self._axes: dict[tuple[nn.Module, str], list[BareAxis]] = {}
+        for site in {id(s): s for c in sets for s in c.sites}.values():
+            self._take(site, gate_of)
+        for (module, key), counted in places.items():
+            inside = part_of(self._names.get(module, ""), model) == "separator"
+            known = [] if graph is None else graph.products.get((module, key), [])
+            for number, macs in enumerate(counted):
+                goes_with = known[number % len(known)] if known else None
+                self.count(goes_with, macs, inside, gate_of)
+
+    def _take(self, site: Any, gate_of: Mapping[int, int]) -> None:
+        owner, graph = site.owner, self._graph
+        if isinstance(owner, BareAxis):
+            axes = self._axes.setdefault((owner.host, owner.key), [])
+            if owner not in axes:
+                axes.append(owner)
+            if owner.key in owner.host._parameters and not self._is_grid(owner):
+                self._lose(site, owner.tensor.numel(), gate_of)
+        elif isinstance(owner, nn.Parameter):
+            self._lose(site, owner.numel(), gate_of)
+        elif graph is not None and owner in graph.by_calls and owner in graph.rules:
+            if not isinstance(graph.rules[owner], CustomRule):
+                self.macs.setdefault(owner, 0)
+
+    def _is_grid(self, owner: BareAxis) -> bool:
+        graph = self._graph
+        same = [] if graph is None else [o for o in graph.rules if isinstance(o, BareAxis)]
+        return sum((o.host, o.key) == (owner.host, owner.key) for o in same) > 1
+
+    def _lose(self, site: Any, count: int, gate_of: Mapping[int, int]) -> None:
+        """Parameters that go with channels, one entry each."""
+        for component in site.components.tolist():
+            if component in gate_of:
+                self.per_gate[gate_of[component], 0] += count // site.components.numel()
+
+    def beside(self, module: nn.Module) -> Tensor | None:
+        """The channels that a layer runs for, each alike; None for most layers."""
+        return None if self._graph is None else self._graph.beside.get(module)
+
+    def count(self, goes_with: Any, macs: int, inside: bool, gate_of: Mapping[int, int]) -> None:
+        """Note MACs, and what they go with: a layer, labels that they are proportional to, or None.
+        """
+        if isinstance(goes_with, nn.Module) and goes_with in self.macs:
+            self.macs[goes_with] += macs
+            return
+        self.fixed[0] += macs
+        self.fixed[1] += macs * inside
+        if isinstance(goes_with, Tensor) and self._graph is not None:
+            roots = self._graph.roots[goes_with.flatten().long()]
+            values, counts = torch.unique(roots, return_counts=True)
+            for component, number in zip(values.tolist(), counts.tolist(), strict=True):
+                if component in gate_of:
+                    share = macs * number / roots.numel()
+                    self.per_gate[gate_of[component], 1] += share
+                    self.per_gate[gate_of[component], 3] += share * inside
+
+    def held_by(self, module: nn.Module) -> int:
+        """Parameters of a module that are counted here as layers."""
+        held = [(o.host, o.key) for o in self.macs if isinstance(o, BareTensor)]
+        held += [key for key, axes in self._axes.items() if len(axes) > 1]
+        return sum(
+            host._parameters[key].numel()
+            for host, key in dict.fromkeys(held)
+            if host is module and host._parameters.get(key) is not None
+        )
+
+    def layers(self) -> Iterator[tuple[nn.Module, LayerRule, int, bool]]:
+        """Layers and bare weights with their rules and MACs; whether in the separator."""
+        assert self._graph is not None or not self.macs
+        for owner, macs in self.macs.items():
+            name = self._graph.name_of(owner) if self._graph is not None else ""
+            inside = part_of(name, self._model) == "separator"
+            yield owner, self._graph.rules[owner], macs, inside  # type: ignore[union-attr]
+
+    def grids(self) -> Iterator[tuple[Any, bool]]:
+        """Bare parameters of which two axes are cut."""
+        for (host, _), axes in self._axes.items():
+            if len(axes) > 1:
+                inside = part_of(self._names.get(host, ""), self._model) == "separator"
+                yield _Grid(axes[:2]), inside
+
+
 class CostModel:
     """Costs as functions of the gates of some channel sets.
 
@@ -164,6 +293,7 @@ class CostModel:
         sets: list[ChannelSet],
         gate_of: Mapping[int, int],
         forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+        graph: ChannelGraph | None = None,
     ) -> None:
         """Measure a model.
 
@@ -173,6 +303,7 @@ class CostModel:
             sets: The gated channel sets.
             gate_of: Component to index of its gate.
             forward_fn: Calls the model on the example, instead of ``model(example)``.
+            graph: The graph of the sets: it knows what is computed outside of layers.
         """
         measured = profile(model, example_inputs, forward_fn)
         rows: list[Tensor] = []
@@ -194,17 +325,20 @@ class CostModel:
         self._layers: list[_Layer] = []
         fixed = [0, 0, 0, 0]
         seen: set[nn.Parameter] = set()
+        outside = _Outside(model, measured.places, graph, sets, gate_of)
         for entry in measured.rows:
+            if entry.kind in ("weight", "product") or entry.module in outside.macs:
+                continue  # counted by what runs
             rule = rule_of(entry.module)
             repeated = () if rule is None else _repeated(entry.module, rule, seen)
             inside = entry.part == "separator"
             out = row_of.get((entry.module, "out"))
             into = row_of.get((entry.module, "in"))
             if rule is None or (out is None and into is None):
-                fixed[0] += entry.params
-                fixed[1] += entry.macs
-                fixed[2] += entry.params * inside
-                fixed[3] += entry.macs * inside
+                params = entry.params - outside.held_by(entry.module)
+                fixed[0] += params
+                fixed[2] += params * inside
+                outside.count(outside.beside(entry.module), entry.macs, inside, gate_of)
                 continue
             if rule.relation == "through":
                 into = out
@@ -214,25 +348,27 @@ class CostModel:
             self._layers.append(
                 _Layer(entry.module, rule, positions, into, out, n_in, n_out, inside, repeated)
             )
+        for owner, rule, macs, inside in outside.layers():
+            into, out = row_of.get((owner, "in")), row_of.get((owner, "out"))
+            n_in, n_out = rule.n_in(owner), rule.n_out(owner)
+            unit = rule.macs(owner, 1, n_in, n_out)
+            into = out if rule.relation == "through" else into
+            self._layers.append(
+                _Layer(owner, rule, macs // unit if unit else 0, into, out, n_in, n_out, inside)
+            )
+        for host, inside in outside.grids():
+            first, second = (row_of[axis, "out"] for axis in host.axes)
+            sizes = (axis.tensor.shape[axis.dim] for axis in host.axes)
+            self._layers.append(_Layer(host, _GRID, 0, first, second, *sizes, inside))
+        fixed[1] += outside.fixed[0]
+        fixed[3] += outside.fixed[1]
         owned = {p for e in measured.rows for p in e.module.parameters()}
         owned |= {p for host in hosts_in(model.modules()) for p in host.parameters()}
         fixed[0] += sum(p.numel() for p in model.parameters() if p not in owned)
-        self._bare = self._bare_sizes(sets, gate_of)
+        self._bare = outside.per_gate
         self._fixed = fixed
         self._table = _Table(self._layers)
         self.dense = self.exact(torch.ones(count, dtype=torch.bool))
-
-    @staticmethod
-    def _bare_sizes(sets: list[ChannelSet], gate_of: Mapping[int, int]) -> Tensor:
-        """Parameters outside of layers that each gate closes, shape (N,), float64."""
-        sizes = torch.zeros(len(gate_of), dtype=torch.float64)
-        for site in {id(s): s for c in sets for s in c.sites}.values():
-            if isinstance(site.owner, nn.Parameter):
-                size = site.owner.numel() // site.components.numel()
-                for component in site.components.tolist():
-                    if component in gate_of:
-                        sizes[gate_of[component]] += size
-        return sizes
 
     def exact(self, keep: Tensor) -> Cost:
         """Cost with hard masks.
@@ -278,7 +414,9 @@ class CostModel:
         whole, part = layers.sum(1), (layers * inside[:, None]).sum(1)
         bare = (open_ - 1) @ self._bare.to(open_.device)
         fixed = torch.tensor(self._fixed, dtype=torch.float64, device=layers.device)
-        return fixed + torch.stack([whole[:, 0] + bare, whole[:, 1], part[:, 0], part[:, 1]], 1)
+        return (
+            fixed + bare + torch.stack([whole[:, 0], whole[:, 1], part[:, 0], part[:, 1]], 1)
+        )
 
     def open_shares(self, gates: Tensor) -> Tensor:
         """Share of open channels on each side of each layer, in the order of ``sides``.

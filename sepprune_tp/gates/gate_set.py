@@ -119,7 +119,9 @@ class GateSet:
             name = self.graph.name_of(channel_set.root.owner)
             self.groups.append(GateGroup(name, channel_set.size, start))
         self.example_inputs = example_inputs
-        self.cost_model = CostModel(model, example_inputs, self._sets, gate_of, forward_fn)
+        self.cost_model = CostModel(
+            model, example_inputs, self._sets, gate_of, forward_fn, self.graph
+        )
         self.resources: dict[str, Resource] = {}
         self._layers: list[GatedLayer] = gated_layers(self._sets, gate_of, self.graph)
         self._places = gated_places(self.graph.places, self.graph.roots, gate_of)

@@ -82,6 +82,8 @@ class ChannelGraph(tp.DependencyGraph):
         self.ran: set[nn.Module] = set()
         self.rules: dict[nn.Module, Any] = {}
         self.places: Places = {}
+        self.products: dict[Any, list[Any]] = {}
+        self.beside: dict[nn.Module, torch.Tensor] = {}
         self.axes: dict[int, int] = {}
         self.ties: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.widths: list[Width] = []
@@ -168,7 +170,8 @@ class ChannelGraph(tp.DependencyGraph):
                 taken.add(name)
                 self._module2name[owner] = name
         self.module2node = {owner: self._make_node(owner) for owner in tracer.sites}
-        self.places = tracer.places
+        self.places, self.products = tracer.places, tracer.products
+        self.beside = tracer.beside
         self.axes, self.ties, self.widths = {}, [], []
 
     def form(self) -> None:

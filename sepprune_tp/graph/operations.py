@@ -35,7 +35,7 @@ from .rearranging import (
 )
 from .tracing import Rule, Tracing
 
-__all__ = ["rule_for"]
+__all__ = ["PRODUCTS", "rule_for"]
 
 aten = torch.ops.aten
 Named = dict[str, Any]
@@ -524,3 +524,6 @@ _RULES: dict[Any, Rule] = {
     if hasattr(aten, name)
 }
 
+
+PRODUCTS = {packet for packet, rule in _RULES.items() if rule in (matmul, convolution, attention)}
+"""Operations that multiply and add."""

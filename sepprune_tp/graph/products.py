@@ -58,10 +58,12 @@ def _with_weight(
     """Labels where one factor is a bare weight; None where neither is."""
     if one is not None and other is None and tracer.bare.known(right):
         if constant_along(one, -1):
+            tracer.scaling = [one.amax(-1)]
             return one.amax(-1, keepdim=True)  # channels lie along other axes, and stay there
         return tracer.bare_product(left, right, one, "linear")
     if other is not None and one is None and tracer.bare.known(left):
         if constant_along(other, -2):
+            tracer.scaling = [other.amax(-2)]
             return other.amax(-2, keepdim=True)
         turned = tracer.bare_product(
             right.transpose(-1, -2), left.transpose(-1, -2), other.transpose(-1, -2), "linear"
@@ -80,6 +82,7 @@ def _added(tracer: Tracing, added: Tensor, labels: Tensor) -> None:
 
 
 def _of_activations(tracer: Tracing, one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    tracer.scaling = [_scaling(one, other)]
     ended = _contract(tracer, one, other)
     rows, columns = _left_over(one, -1), _left_over(other, -2)
     if ended is not None:
@@ -90,6 +93,18 @@ def _of_activations(tracer: Tracing, one: Tensor | None, other: Tensor | None) -
         assert rows is not None and columns is not None
         return _beside(tracer, rows, columns)
     return columns if column_vary or rows is None else rows
+
+
+def _scaling(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Labels that the cost of a product goes with: summed over, or left on one side."""
+    if one is not None and not constant_along(one, -1):
+        return one.amax(-2)
+    if other is not None and not constant_along(other, -2):
+        return other.amax(-1)
+    for labels, dim in ((other, -2), (one, -1)):
+        if labels is not None and varying_dims(labels):
+            return labels.amax(dim)
+    return None
 
 
 def _beside(tracer: Tracing, rows: Tensor, columns: Tensor) -> Tensor:
@@ -125,6 +140,7 @@ def attention(tracer: Tracing, operation: Any, named: dict[str, Any], output: An
         loose = [x for x in (q, k) if x is not None and not constant_along(x, -1)]
         if loose:
             tracer.protect(loose, "a product with a tensor that has no channels to match")
+    tracer.scaling = [None if q is None else q.amax(-2), None]
     if v is None:
         return
     if q is not None:
@@ -134,6 +150,7 @@ def attention(tracer: Tracing, operation: Any, named: dict[str, Any], output: An
         if heads is not None and v.dim() == 4:
             _bundle(tracer, heads, v[0].amax(-2))
     kept = _left_over(v, -2)
+    tracer.scaling[1] = v.amax(-2)
     if kept is None:
         tracer.protect([v], "channels lie along the positions of attention")
     else:

@@ -23,7 +23,7 @@ from ..layers.composite import named_layers, run_by_parts
 from .bare_tensors import BareTensors, Bundle
 from .calls import CallGate, CallPlace, Key, can_pool, key_of
 from .labels import Channels, LabelStore, constant_along, merge_along, varying_dims
-from .operations import rule_for
+from .operations import PRODUCTS, rule_for
 from .outputs import tensors_of
 from .rectangles import Rectangle, rectangle
 from .schema import arguments
@@ -85,6 +85,9 @@ class Tracer(TorchDispatchMode):
         refused: Layers that have a rule but cannot be cut, with the reason.
         rectangles: Each channel axis that a reshape split; see ``rectangles.settle``.
         places: Calls of functions that read or pool channels, by module and place in its code.
+        products: What the cost of each product outside of layers goes with, by module and place:
+            labels (it is proportional to how many are left), a layer, or None.
+        beside: For layers that work along another axis, the channels that each run is for.
         by_calls: Layers and bare weights that are gated by these calls.
     """
 
@@ -114,6 +117,9 @@ class Tracer(TorchDispatchMode):
         self.places: dict[tuple[nn.Module, Key], CallPlace] = {}
         self._turns: list[Counter[Key]] = [Counter()]
         self._seen: dict[tuple[nn.Module, Key], int] = {}
+        self.products: dict[tuple[nn.Module, Key], list[Any]] = {}
+        self.scaling: list[Any] = []
+        self.beside: dict[nn.Module, Tensor] = {}
         self.by_calls: set[nn.Module] = set()
         self.ran: set[nn.Module] = set()
         self._weights: dict[str, BareWeight] = {}
@@ -174,6 +180,7 @@ class Tracer(TorchDispatchMode):
         output = func(*args, **kwargs)
         if not self.inside_layer:
             self._here.follow(func.overloadpacket.__name__)
+            self.scaling = []
             rule = rule_for(func)
             if rule is None:
                 self._unknown(func, args, kwargs, output)
@@ -182,7 +189,17 @@ class Tracer(TorchDispatchMode):
                     rule(self, func, arguments(func, args, kwargs), output)
                 except Exception as error:  # a mistake of ours: what enters is protected
                     self._unknown(func, args, kwargs, output, error)
+            if func.overloadpacket in PRODUCTS:
+                self._note_product(func.overloadpacket)
         return output
+
+    def _note_product(self, packet: Any) -> None:
+        """Remember what the cost of a product goes with."""
+        key = () if self.call is None else self.call.key
+        count = 2 if "attention" in packet.__name__ else 1
+        found = [*self.scaling, *[None] * count][:count]
+        module = self._here.module() or self.model
+        self.products.setdefault((module, key), []).extend(found)
 
     def _unknown(
         self, func: Any, args: Any, kwargs: Any, output: Any, error: Exception | None = None
@@ -418,6 +435,7 @@ class Tracer(TorchDispatchMode):
         assert made is not None
         self.by_calls.add(owner)
         self._record(owner, Sites(rule, inputs, made))
+        self.scaling = [owner]
         return made
 
     def convolved(self, named: dict[str, Any], output: Tensor) -> bool:
@@ -440,6 +458,7 @@ class Tracer(TorchDispatchMode):
             outputs = self._own_convolution(*own, kept, labels)
         elif groups > 1 and weight.shape[1] == 1 and output.shape[1] == x.shape[1]:
             outputs = kept  # depthwise: each channel by itself
+            self.scaling = [kept]
             self._note_layers(numbers)
             self.met(weight, kept.view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape))
         else:
@@ -468,6 +487,7 @@ class Tracer(TorchDispatchMode):
                 merged = merged.view(-1, read).amax(1)
             if labels is not None:
                 self._record(module, Sites(rule, None, merged))
+            self.scaling = [module]
             return merged.repeat_interleave(made) if made > 1 else merged
         tie_in, tie_out = rule.ties(module)
         if labels is not None:
@@ -795,6 +815,7 @@ class Tracer(TorchDispatchMode):
                     self.protect([labels], f"layer '{name}' takes its channels for positions")
                     return
                 kept = kept.amax(dim, keepdim=True)
+        self.beside[module] = labels.amax(axis)
         fixed = f"layer '{name}' works along another axis than that of the channels that it gets"
         made = torch.full((rule.n_out(module),), self.channels.fixed(fixed))
         inputs = torch.full((rule.n_in(module),), self.channels.fixed(fixed))

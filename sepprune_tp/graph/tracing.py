@@ -38,6 +38,8 @@ class Tracing(Protocol):
     channels: Channels
     bare: BareTensors
     bundles: list[Bundle]
+    scaling: list[Any]
+    """What the cost of the running product goes with; see ``Tracer.products``."""
 
     def protect(self, labels: Sequence[Tensor], why: str) -> None:
         """Protect every channel in ``labels``; the place in the code is added to ``why``."""
