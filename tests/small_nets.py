@@ -204,7 +204,7 @@ PROTECTED: dict[str, tuple[Net, str]] = {
         Net(lambda n, x: n.make(x).cumsum(1)),
         "all of its channels are coupled into one",
     ),
-    "rolled": (Net(lambda n, x: n.make(x).roll(1, 1)), "the pruned model is not the gated one"),
+    "rolled": (Net(lambda n, x: n.make(x).roll(1, 1)), "channels are moved by 'roll'"),
     "outer product": (
         Net(lambda n, x: (n.make(x)[:, :, None] * n.other(x)[:, None]).flatten(1, 2), read=64),
         "an outer product of two channel axes",
