@@ -30,6 +30,7 @@ from .labels import Channels, Place
 from .limits import off_limits, with_parts
 from .overview import Report, report
 from .hypotheses import prove
+from .proof_memory import recall, remember, signature
 from .prove import Bench, Proof, Width
 from .rectangles import settle
 from .running import forward, trace_shortest
@@ -247,10 +248,16 @@ class ChannelGraph(tp.DependencyGraph):
                 return forward(model, example, forward_fn, output_transform)
 
             names = {**self._module2name, **self._param_to_name}
-            with eagerly(), keep_random_state(self.model):
-                bench = Bench(self.model, call, inputs, names)
-                self.tried = prove(self, bench)
-            self.widths = list(bench.widths)
+            calls = (forward_fn, output_transform, *self.CUSTOMIZED_PRUNERS.values())
+            key, held = signature(self, names, inputs, calls)
+            known = recall(key, self)
+            if known is None:
+                with eagerly(), keep_random_state(self.model):
+                    bench = Bench(self.model, call, inputs, names)
+                    known = prove(self, bench)
+                self.widths = list(bench.widths)
+                remember(key, held, self, known)
+            self.tried = known
         for number, reason in self.tried.refused.items():
             self.sets[number].reason = reason
 

@@ -1,9 +1,9 @@
 """Channel axes that a reshape splits in two or more: what must go together so that they still can.
 
 A layer makes C * F channels and the model's code gives them the shape (C, F). With the C of each
-column united, F shrinks; with the F of each row united, C shrinks, which is possible only where the
-code takes C from the shape of another tensor. Which of the two holds is known when the whole model
-has run, so rectangles are gathered during the trace and settled after it.
+column united, F shrinks; with the F of each row united, C shrinks. Which of the two the code allows
+is known when the whole model has run, so rectangles are gathered during the trace and settled after
+it, more than once where the proof refutes a choice.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def settle(
     for number, (grid, place) in enumerate(rectangles):
         heads.settle()
         channels.meet_at(place)
-        axis = axes.get(number, default_axis(grid, channels, makers))
+        axis = axes.get(number, default_axis(grid, channels))
         for dim in range(grid.dim()):
             if dim != axis:
                 for column in grid.movedim(dim, 0).flatten(1).unbind(1):
@@ -80,25 +80,16 @@ def settle(
     heads.protect_rest({label for labels in makers for label in labels.tolist()})
 
 
-def default_axis(grid: Tensor, channels: Channels, makers: Sequence[Tensor]) -> int:
+def default_axis(grid: Tensor, channels: Channels) -> int:
     """The axis along which a rectangle shrinks where nothing else is known.
 
-    An axis whose rows are channels of their own already, one each, in the order in which a layer
-    makes them: the code took its size from there. Or one whose rows are united, so that no other
-    can shrink. Else the last.
+    One whose rows are united already, so that no other can shrink; else the last. What the code
+    takes for a constant all the same, the proof finds.
     """
     components = _components(grid, channels)
-    united = []
     for axis in range(grid.dim() - 1):
         rows = components.movedim(axis, 0).flatten(1)
-        if bool((rows == rows[:, :1]).all()):
-            united.append((axis, rows[:, 0]))
-    for axis, row in united:
-        same = [made for made in makers if made.numel() == len(row)]
-        if any(torch.equal(_components(made, channels), row) for made in same):
-            return axis
-    for axis, row in united:
-        if row.unique().numel() > 1:
+        if bool((rows == rows[:, :1]).all()) and rows[:, 0].unique().numel() > 1:
             return axis
     return grid.dim() - 1
 

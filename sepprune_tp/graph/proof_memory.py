@@ -1,0 +1,134 @@
+"""Proofs of models that were proved before: a copy of a model needs no second one.
+
+Gates, importance and pruner each build a graph, often of copies of one model. Two models are the
+same here if their modules are of the same classes, under the same names, with equal attributes and
+equal weights, and the example is the same; what cannot be compared by value is compared by
+identity.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .prove import Proof, Width
+
+if TYPE_CHECKING:
+    from .channel_graph import ChannelGraph
+
+__all__ = ["recall", "remember", "signature"]
+
+_MOST = 64
+_DEPTH = 6
+_OWN = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_flat_weights",
+    "_flat_weight_refs",
+    "training",
+    "_sepprune_lineage",
+)
+
+
+@dataclass
+class _Entry:
+    proof: Proof
+    axes: dict[int, int]
+    ties: list[tuple[Tensor, Tensor]]
+    widths: list[Width]
+    held: list[Any] = field(default_factory=list)
+    """What was compared by identity, kept so that no other object gets its address."""
+
+
+_KNOWN: OrderedDict[Any, _Entry] = OrderedDict()
+
+
+class _Encoder:
+    """Turns a model and what belongs to it into a hashable value."""
+
+    def __init__(self, names: Mapping[Any, str]) -> None:
+        self.held: list[Any] = []
+        self._names = names
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        """A value that is equal for equal values."""
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+            return (type(value).__name__, value)
+        if isinstance(value, Tensor):
+            return _checksum(value)
+        if isinstance(value, (torch.dtype, torch.device, torch.Size)):
+            return str(value)
+        if isinstance(value, nn.Module) and value in self._names:
+            return ("module", self._names[value])
+        if depth < _DEPTH:
+            if isinstance(value, (list, tuple)):
+                return (type(value).__name__, *(self.of(v, depth + 1) for v in value))
+            if isinstance(value, dict):
+                return ("dict", *((str(k), self.of(v, depth + 1)) for k, v in value.items()))
+        self.held.append(value)
+        return (type(value).__name__, id(value))
+
+
+def _checksum(tensor: Tensor) -> Any:
+    if tensor.is_meta or tensor.is_sparse:
+        return (str(tensor.dtype), tuple(tensor.shape), "no data")
+    flat = tensor.detach().reshape(-1)
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
+    flat = flat.double()
+    ramp = torch.arange(1, 1025, dtype=torch.float64, device=flat.device)
+    some = flat[: len(flat) // 1024 * 1024].view(-1, 1024)
+    sums = (flat.sum(), (some @ ramp).sum(), flat[len(flat) // 1024 * 1024 :] .square().sum())
+    return (str(tensor.dtype), tuple(tensor.shape), *(float(s) for s in sums))
+
+
+def signature(
+    graph: ChannelGraph, names: Mapping[Any, str], inputs: Any, calls: tuple[Any, ...]
+) -> tuple[Any, list[Any]]:
+    """What tells a model, its example and what is to be pruned of it from others.
+
+    Args:
+        graph: A graph that was formed.
+        names: Of the model's modules.
+        inputs: The example.
+        calls: How the model is called, and what is done with its outputs.
+
+    Returns:
+        A hashable value, and the objects that it knows by identity.
+    """
+    encoder = _Encoder(names)
+    parts: list[Any] = [encoder.of(inputs), encoder.of(calls)]
+    for name, module in graph.model.named_modules():
+        encoder.held.append(type(module))
+        own = {k: v for k, v in module.__dict__.items() if k not in _OWN and v}
+        parts.append((name, id(type(module)), encoder.of(own)))
+    state = [*graph.model.named_parameters(), *graph.model.named_buffers()]
+    parts.append(tuple((name, _checksum(tensor)) for name, tensor in state))
+    sets = (tuple(s.root.labels.tolist()) for _, s in graph.offered())
+    parts.append(tuple(sets))
+    return tuple(parts), encoder.held
+
+
+def recall(key: Any, graph: ChannelGraph) -> Proof | None:
+    """The proof of the same model, its hypotheses taken over by a graph; None if there is none."""
+    entry = _KNOWN.get(key)
+    if entry is None:
+        return None
+    _KNOWN.move_to_end(key)
+    graph.axes, graph.ties = dict(entry.axes), list(entry.ties)
+    graph.widths = list(entry.widths)
+    if graph.axes or graph.ties:
+        graph.form()
+    return entry.proof
+
+
+def remember(key: Any, held: list[Any], graph: ChannelGraph, proof: Proof) -> None:
+    """Keep what was found."""
+    _KNOWN[key] = _Entry(proof, dict(graph.axes), list(graph.ties), list(graph.widths), held)
+    while len(_KNOWN) > _MOST:
+        _KNOWN.popitem(last=False)
