@@ -13,7 +13,6 @@ from sepprune_tp import Budget, GateSet, learn_gates
 from sepprune_tp.layers import rule_of
 from sepprune_tp.layers.base import GatedCall
 
-
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "pointwise convolution": lambda: nn.Conv1d(6, 4, 1),
     "convolution": lambda: nn.Conv1d(6, 4, 3),

@@ -162,10 +162,9 @@ class _GridRule(BareAxisRule):
 
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         first, second = module.axes
-        shape = first.tensor.shape
-        if first.key in first.host._buffers:
-            return n_in * n_out * 0
-        return n_in * n_out * (math.prod(shape) // (shape[first.dim] * shape[second.dim]))
+        shape: torch.Size = first.tensor.shape
+        rest: int = math.prod(shape) // (shape[first.dim] * shape[second.dim])
+        return n_in * n_out * (0 if first.key in first.host._buffers else rest)
 
 
 _GRID = _GridRule()
@@ -213,8 +212,9 @@ class _Outside:
                 self._lose(site, owner.tensor.numel(), gate_of)
         elif isinstance(owner, nn.Parameter):
             self._lose(site, owner.numel(), gate_of)
-        elif graph is not None and owner in graph.by_calls and owner in graph.rules:
-            if not isinstance(graph.rules[owner], CustomRule):
+        elif graph is not None and owner in graph.by_calls:
+            rule = graph.rules.get(owner)
+            if rule is not None and not isinstance(rule, CustomRule):
                 self.macs.setdefault(owner, 0)
 
     def _is_grid(self, owner: BareAxis) -> bool:
@@ -233,8 +233,7 @@ class _Outside:
         return None if self._graph is None else self._graph.beside.get(module)
 
     def count(self, goes_with: Any, macs: int, inside: bool, gate_of: Mapping[int, int]) -> None:
-        """Note MACs, and what they go with: a layer, labels that they are proportional to, or None.
-        """
+        """Note MACs and what they go with: a layer, labels (in proportion), or None."""
         if isinstance(goes_with, nn.Module) and goes_with in self.macs:
             self.macs[goes_with] += macs
             return
@@ -253,11 +252,8 @@ class _Outside:
         """Parameters of a module that are counted here as layers."""
         held = [(o.host, o.key) for o in self.macs if isinstance(o, BareTensor)]
         held += [key for key, axes in self._axes.items() if len(axes) > 1]
-        return sum(
-            host._parameters[key].numel()
-            for host, key in dict.fromkeys(held)
-            if host is module and host._parameters.get(key) is not None
-        )
+        tensors = [host._parameters.get(key) for host, key in dict.fromkeys(held) if host is module]
+        return sum(tensor.numel() for tensor in tensors if tensor is not None)
 
     def layers(self) -> Iterator[tuple[nn.Module, LayerRule, int, bool]]:
         """Layers and bare weights with their rules and MACs; whether in the separator."""
@@ -358,8 +354,8 @@ class CostModel:
             )
         for host, inside in outside.grids():
             first, second = (row_of[axis, "out"] for axis in host.axes)
-            sizes = (axis.tensor.shape[axis.dim] for axis in host.axes)
-            self._layers.append(_Layer(host, _GRID, 0, first, second, *sizes, inside))
+            n_in, n_out = (int(axis.tensor.shape[axis.dim]) for axis in host.axes)
+            self._layers.append(_Layer(host, _GRID, 0, first, second, n_in, n_out, inside))
         fixed[1] += outside.fixed[0]
         fixed[3] += outside.fixed[1]
         owned = {p for e in measured.rows for p in e.module.parameters()}
@@ -414,9 +410,7 @@ class CostModel:
         whole, part = layers.sum(1), (layers * inside[:, None]).sum(1)
         bare = (open_ - 1) @ self._bare.to(open_.device)
         fixed = torch.tensor(self._fixed, dtype=torch.float64, device=layers.device)
-        return (
-            fixed + bare + torch.stack([whole[:, 0], whole[:, 1], part[:, 0], part[:, 1]], 1)
-        )
+        return fixed + bare + torch.stack([whole[:, 0], whole[:, 1], part[:, 0], part[:, 1]], 1)
 
     def open_shares(self, gates: Tensor) -> Tensor:
         """Share of open channels on each side of each layer, in the order of ``sides``.

@@ -144,7 +144,9 @@ class BareTensors:
         if not line.numel() or not bool(line.any()):
             return None
         found: list[tuple[Tensor, Line]] = []
-        owner = torch.tensor([bisect_right(self._starts, n) - 1 if n else -1 for n in line.tolist()])
+        owner = torch.tensor(
+            [bisect_right(self._starts, n) - 1 if n else -1 for n in line.tolist()]
+        )
         for number in owner[owner >= 0].unique().tolist():
             where = (owner == number).nonzero().flatten()
             name = self._names[number]
@@ -181,8 +183,9 @@ class BareTensors:
             return True
         if len(along) == 1:
             found = self.lines(numbers, along[0])
-            return found is not None and self._meet_line(found, merge_along(
-                labels, along[0], self._channels))
+            return found is not None and self._meet_line(
+                found, merge_along(labels, along[0], self._channels)
+            )
         return self._meet_grid(numbers, labels, along, axes)
 
     def _meet_line(self, found: list[tuple[Tensor, Line]], merged: Tensor) -> bool:

@@ -319,7 +319,9 @@ def _run(gate: CallGate, values: Tensor, func: Any, args: Any, kwargs: Any) -> A
     if gate.pools:
         (number, mask), *_ = masks.items()
         named = {k: v for k, v in kwargs.items() if k not in ("input", "self")}
-        return _POOLED[gate.name](leaves[number], mask, *args[_given(args, leaves, number) :], **named)
+        return _POOLED[gate.name](
+            leaves[number], mask, *args[_given(args, leaves, number) :], **named
+        )
     if gate.name == "scaled_dot_product_attention" and 0 in masks:
         return _attention(args[0], masks[0], *args[1:], **kwargs)
     for number, mask in masks.items():

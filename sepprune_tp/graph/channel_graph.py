@@ -16,20 +16,20 @@ from .._unwrap import eagerly, keep_random_state, unwrapped
 from ..architectures import adapters_in
 from ..errors import GraphError
 from ..layers import rule_of
+from ..layers.bare import BareAxis, BareTensor
 from ..layers.composite import named_layers
 from ..layers.custom import custom_rules
-from ..layers.bare import BareAxis, BareTensor
 from .assembly import ChannelSet, Owner, Site, assemble, resolve
 from .choosing import group_of_channels, keeps_a_channel
 from .cutting import cut_group
 from .explanation import Explanation, explain
-from .gating import Places
 from .functions import TiedPruner, complete_gradients, passes_filter
+from .gating import Places
 from .group import ChannelGroup, GroupUnion, build_group, parameter_node
+from .hypotheses import prove
 from .labels import Channels, Place
 from .limits import off_limits, with_parts
 from .overview import Report, report
-from .hypotheses import prove
 from .proof_memory import recall, remember, signature
 from .prove import Bench, Proof, Width
 from .rectangles import settle
@@ -208,7 +208,10 @@ class ChannelGraph(tp.DependencyGraph):
     def _making(self, sites: list[Site]) -> set[Owner]:
         """Bare tensors whose channels no layer makes: learned queries, tables."""
         made = {
-            c for s in sites if s.side == "out" and s.owner not in self._through for c in s.members()
+            c
+            for s in sites
+            if s.side == "out" and s.owner not in self._through
+            for c in s.members()
         }
         return {
             s.owner
@@ -247,7 +250,7 @@ class ChannelGraph(tp.DependencyGraph):
             def call(model: nn.Module, example: Any) -> Any:
                 return forward(model, example, forward_fn, output_transform)
 
-            names = {**self._module2name, **self._param_to_name}
+            names: dict[Any, str] = {**self._module2name, **self._param_to_name}
             calls = (forward_fn, output_transform, *self.CUSTOMIZED_PRUNERS.values())
             key, held = signature(self, names, inputs, calls)
             known = recall(key, self)

@@ -66,7 +66,9 @@ def _remember(graph: ChannelGraph, root_name: str, cuts: list[tuple[Any, str, li
         name = graph.name_of(owner)
         if side == "out":
             outputs[name] = (graph.site_of(owner, side).components.numel(), gone)
-        rule = None if isinstance(owner, nn.Parameter) else (graph.rules.get(owner) or rule_of(owner))
+        rule = (
+            None if isinstance(owner, nn.Parameter) else (graph.rules.get(owner) or rule_of(owner))
+        )
         if rule is not None and rule.kind == "norm" and rule.pools_channels(owner):
             lineage.pooling = sorted({*lineage.pooling, name})
     lineage.group_cut(root_name, outputs)

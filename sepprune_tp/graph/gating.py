@@ -202,5 +202,3 @@ def _mask(values: Tensor, index: Tensor | None) -> Tensor | None:
     if not values.requires_grad and bool((mask == 1).all()):
         return None
     return mask
-
-

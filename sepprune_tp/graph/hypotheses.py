@@ -182,9 +182,7 @@ def _widths_for(
     return None
 
 
-def _alike(
-    graph: ChannelGraph, unit: Unit, chosen: list[Width], taken: set[Any]
-) -> list[Width]:
+def _alike(graph: ChannelGraph, unit: Unit, chosen: list[Width], taken: set[Any]) -> list[Width]:
     """The same numbers of the modules that do the same for the other sets of a unit."""
     modules = dict(graph.model.named_modules())
     found = {(w.module, w.attribute, w.item): w for w in chosen}
@@ -198,10 +196,10 @@ def _alike(
                     continue
                 for other in _candidates(graph, [(0, channel_set)], [name]):
                     same = (other.attribute, other.item, other.grouped, other.side)
-                    if same == (width.attribute, width.item, width.grouped, width.side):
-                        if other.value * width.count == width.value * other.count:
-                            found[key] = other
-                            break
+                    share = other.value * width.count == width.value * other.count
+                    if share and same == (width.attribute, width.item, width.grouped, width.side):
+                        found[key] = other
+                        break
     return list(found.values())
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers.composite import parts_of
 from ..layers.bare import BareTensor
+from ..layers.composite import parts_of
 
 __all__ = ["Axis", "Held", "moved"]
 

@@ -82,8 +82,8 @@ def _compute_bare(tracer: Tracing, tensors: list[Tensor], outputs: list[Tensor])
     if not found or any(tracer.bare.is_stored(out) for out in outputs):
         return
     widest = max(found, key=lambda n: len(tracer.bare.varying(n)))
-    told = all([tracer.bare.link(widest, other) for other in found if other is not widest])
-    if told:
+    told = [tracer.bare.link(widest, other) for other in found if other is not widest]
+    if all(told):
         for out in outputs:
             tracer.bare.set(out, widest)
 
@@ -170,7 +170,7 @@ _SPATIAL_AXES = 3
 
 def _regions(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
     """Regions cut out of maps (N, C, H, W) and resampled: (K, C, h, w)."""
-    labels = tracer.store.get(named.get("input", named.get("self")))
+    labels = tracer.store.get(named["input"] if "input" in named else named["self"])
     if labels is None:
         return
     if any(not constant_along(labels, d) for d in (0, 2, 3)):
@@ -375,14 +375,17 @@ def _slice(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
     if labels is None:
         return
     dim = named["dim"]
-    size, left = labels.size(dim), output.size(dim) if output.dim() == labels.dim() else 1
+    size = int(labels.shape[dim])
+    left = int(output.shape[dim]) if output.dim() == labels.dim() else 1
     packet = operation.overloadpacket
     if packet is not aten.select and left in (0, size):
         return
     if constant_along(labels, dim) or size <= 1:
         return
     why = "channels are cut out by fixed positions"
-    equal = packet is aten.slice and left > 1 and size % left == 0 and named.get("step") in (None, 1)
+    equal = (
+        packet is aten.slice and left > 1 and size % left == 0 and named.get("step") in (None, 1)
+    )
     if not equal or (named["start"] or 0) % left:
         if packet is aten.slice and left > 1 and named.get("step") in (None, 1):
             tracer.suspect([labels], why)

@@ -83,7 +83,7 @@ def _checksum(tensor: Tensor) -> Any:
     flat = flat.double()
     ramp = torch.arange(1, 1025, dtype=torch.float64, device=flat.device)
     some = flat[: len(flat) // 1024 * 1024].view(-1, 1024)
-    sums = (flat.sum(), (some @ ramp).sum(), flat[len(flat) // 1024 * 1024 :] .square().sum())
+    sums = (flat.sum(), (some @ ramp).sum(), flat[len(flat) // 1024 * 1024 :].square().sum())
     return (str(tensor.dtype), tuple(tensor.shape), *(float(s) for s in sums))
 
 

@@ -286,7 +286,9 @@ class Bench:
             return found
         return layers[self._names[owner]]
 
-    def _gated(self, graph: ChannelGraph, sets: Sequence[ChannelSet], keep: Any) -> Callable[..., Any]:
+    def _gated(
+        self, graph: ChannelGraph, sets: Sequence[ChannelSet], keep: Any
+    ) -> Callable[..., Any]:
         order = [c for channel_set in sets for c in channel_set.components]
         gate_of = {component: number for number, component in enumerate(order)}
         values = torch.tensor([*(float(keep[c]) for c in order), 1.0], dtype=self.dtype)
@@ -505,7 +507,11 @@ def _difference(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float | None
 
 def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """The tensor, or random values in the place of one that is constant (zeros hide a mistake)."""
-    if not tensor.is_floating_point() or tensor.numel() < 2 or bool((tensor != tensor.flatten()[0]).any()):
+    if (
+        not tensor.is_floating_point()
+        or tensor.numel() < 2
+        or bool((tensor != tensor.flatten()[0]).any())
+    ):
         return tensor
     drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.5 + 0.25
     return drawn.to(tensor)
@@ -527,5 +533,3 @@ def _shorter(value: Any) -> Any:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{lines[0]}" if lines else type(error).__name__
-
-

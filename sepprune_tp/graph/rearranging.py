@@ -264,5 +264,3 @@ def fold(tracer: Tracing, operation: Any, named: dict[str, Any], output: Any) ->
     if not torch.allclose(squares, mean.square() * count, rtol=1e-9, atol=1e-6):
         tracer.protect([labels], "different channels are added up by an overlap-add")
     tracer.store.set(output, mean.round())
-
-

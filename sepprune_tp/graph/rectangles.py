@@ -133,7 +133,8 @@ class _Heads:
         for entry, members in self._left:
             if members and self._channels.find(entry) in roots:
                 self._channels.protect(
-                    [entry], "each of its channels stands for several of another layer, such as a head"
+                    [entry],
+                    "each of its channels stands for several of another layer, such as a head",
                 )
 
 
@@ -145,7 +146,7 @@ def _apart(bundle: Bundle) -> bool:
     owner = torch.arange(len(rows))[:, None].expand_as(rows)
     pairs = torch.stack([rows.flatten(), owner.flatten()])[:, rows.flatten() > 0]
     pairs = torch.unique(pairs, dim=1)
-    return pairs[0].unique().numel() == pairs.shape[1]
+    return bool(pairs[0].unique().numel() == pairs.shape[1])
 
 
 def _components(labels: Tensor, channels: Channels) -> Tensor:

@@ -8,8 +8,8 @@ from torch import nn
 
 from ..architectures import separators_of
 from ..errors import InputError
-from ..layers.composite import named_layers
 from ..layers.bare import BareTensor
+from ..layers.composite import named_layers
 
 __all__ = ["Scope", "check_scope", "host_of", "modules_in_scope"]
 

@@ -383,7 +383,7 @@ class Tracer(TorchDispatchMode):
         if read is None or made is None or len(read) > 1 or len(made) > 1 or len(batch) > 1:
             self.protect([labels], "a product with a weight that is computed in an unknown way")
             return None
-        (where_in, line_in), (where_out, line_out) = read[0], made[0]
+        (_, line_in), (_, line_out) = read[0], made[0]
         if line_in.name != line_out.name or not _in_order(line_in) or not _in_order(line_out):
             self.protect([labels], "a product with a weight that is computed in an unknown way")
             return None
@@ -455,16 +455,18 @@ class Tracer(TorchDispatchMode):
             kept = merge_along(labels, 1, self.channels)
         own = self._own_layer(_whole_view(self.bare, weight), "conv")
         if own is not None:
-            outputs = self._own_convolution(*own, kept, labels)
+            outputs: Tensor | None = self._own_convolution(*own, kept, labels)
         elif groups > 1 and weight.shape[1] == 1 and output.shape[1] == x.shape[1]:
             outputs = kept  # depthwise: each channel by itself
             self.scaling = [kept]
             self._note_layers(numbers)
             self.met(weight, kept.view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape))
         else:
-            outputs = self._bare_convolution(numbers, weight, axis_in, axis_out, groups, kept, labels)
-            if outputs is None:
-                return False
+            outputs = self._bare_convolution(
+                numbers, weight, axis_in, axis_out, groups, kept, labels
+            )
+        if outputs is None:
+            return False
         along = outputs.view(1, -1, *[1] * (output.dim() - 2)).expand(output.shape)
         if bool((outputs > 0).any()):
             self.store.set(output, along)
@@ -528,11 +530,11 @@ class Tracer(TorchDispatchMode):
         """Give bare parameters with one axis of channels to torch-pruning as it knows them."""
         weights = {owner.tensor for owner in self._weights.values()}
         axes: dict[str, list[BareAxis]] = {}
-        for (name, axis), owner, _labels in list(self.bare.axes_of()):
-            if self._is_weight_axis(name, axis, _labels):
+        for (name, axis), owner, entries in list(self.bare.axes_of()):
+            if self._is_weight_axis(name, axis, entries):
                 self.sites.pop(owner, None)
                 continue
-            self.sites.setdefault(owner, Sites(rule_of(owner), None, _labels))
+            self.sites.setdefault(owner, Sites(rule_of(owner), None, entries))
             axes.setdefault(name, []).append(owner)
         single: dict[nn.Module, nn.Parameter] = {}
         for name, owners in axes.items():
@@ -544,25 +546,30 @@ class Tracer(TorchDispatchMode):
                     assert labels is not None
                     why = f"'{name}' meets it in a way that has no rule"
                     self.channels.protect(labels.tolist(), why)
-                elif isinstance(tensor, nn.Parameter) and len(owners) == 1:
-                    if tensor not in weights:
-                        single[owner] = tensor
-                        self.parameter_dims[tensor] = owner.dim
-        for owner in [o for o in self.sites if isinstance(o, BareTensor) and self._in_custom(o)]:
-            del self.sites[owner]  # a user's pruner cuts it
-            single.pop(owner, None)
+                elif (
+                    isinstance(tensor, nn.Parameter) and len(owners) == 1 and tensor not in weights
+                ):
+                    single[owner] = tensor
+                    self.parameter_dims[tensor] = owner.dim
+        bare = [o for o in self.sites if isinstance(o, BareTensor)]
+        for stand_in in filter(self._in_custom, bare):
+            del self.sites[stand_in]  # a user's pruner cuts it
+            single.pop(stand_in, None)
         for name, weight in self._weights.items():
             if weight in self.sites and self.bare.tensors[name] in self._direct.layer_of:
-                found = self.sites.pop(weight)
+                known = self.sites.pop(weight)
                 why = f"it meets the weights of a layer outside of it, '{name}'"
-                for labels in (found.inputs, found.outputs):
+                for labels in (known.inputs, known.outputs):
                     self.channels.protect([] if labels is None else labels.tolist(), why)
-        self.sites = {
-            single[owner]
-            if owner in single
-            else owner: Sites(None, None, sites.outputs) if owner in single else sites
-            for owner, sites in self.sites.items()
-        }
+        found: dict[nn.Module | nn.Parameter, Sites] = {}
+        for held, sites in self.sites.items():
+            parameter = single.get(held) if isinstance(held, nn.Module) else None
+            if parameter is None:
+                found[held] = sites
+            else:
+                found[parameter] = Sites(None, None, sites.outputs)
+        self.sites = found
+
     def looked_up(self, weight: Tensor, output: Tensor) -> bool:
         """Rows of the table of an embedding layer with a forward of its own."""
         own = self._own_layer(weight, "embedding")
@@ -607,7 +614,9 @@ class Tracer(TorchDispatchMode):
         with ExitStack() as stack:
             for module in list(self._names):
                 if module in self._custom:
-                    stack.callback(module.register_forward_pre_hook(self._enter(None), prepend=True).remove)
+                    stack.callback(
+                        module.register_forward_pre_hook(self._enter(None), prepend=True).remove
+                    )
                     hook = module.register_forward_hook(self._leave_custom, with_kwargs=True)
                     stack.callback(hook.remove)
                     continue
@@ -734,9 +743,9 @@ class Tracer(TorchDispatchMode):
                 self._unite(merge_along(labels, labels.dim() - 1, self.channels), made)
 
         def mark(tensor: Tensor) -> None:
-            if tensor is not result and tensor.is_floating_point():
-                if tensor.size(-1) == made.numel() and tensor.dim() >= 2:
-                    self.store.set(tensor, _along(made, tensor.dim() - 1, tensor))
+            floats = tensor is not result and tensor.is_floating_point()
+            if floats and tensor.dim() >= 2 and tensor.size(-1) == made.numel():
+                self.store.set(tensor, _along(made, tensor.dim() - 1, tensor))
 
         _each_tensor(out, mark)
 

@@ -24,8 +24,8 @@ from .attention_parts import (
 )
 from .bare import BareAxis, BareAxisRule, BareWeight, BareWeightRule
 from .base import LayerRule
-from .computed_weight import ComputedWeightRule, weight_source
 from .composite import parts_of, register_composite
+from .computed_weight import ComputedWeightRule, weight_source
 from .conv import ConvRule, DepthwiseConvRule, GroupUnitConvRule
 from .embedding import EmbeddingRule
 from .linear import LinearRule

@@ -43,7 +43,7 @@ class BareTensor(nn.Module):
     @property
     def tensor(self) -> Tensor:
         """The parameter or buffer."""
-        found = self.host._parameters.get(self.key)
+        found: Tensor | None = self.host._parameters.get(self.key)
         if found is None:
             found = self.host._buffers[self.key]
         assert found is not None, "a traced tensor stays where it was"
@@ -183,7 +183,8 @@ class BareAxisRule(LayerRule):
     def params(self, module: Any, n_in: Count, n_out: Count) -> Count:
         if module.key in module.host._buffers:
             return n_out * 0
-        return n_out * (module.tensor.numel() // module.tensor.shape[module.dim])
+        each: int = module.tensor.numel() // module.tensor.shape[module.dim]
+        return n_out * each
 
 
 class BareWeightRule(LayerRule):
@@ -215,8 +216,8 @@ class BareWeightRule(LayerRule):
         return self._weights(module, n_in, n_out)
 
     def _weights(self, module: Any, n_in: Count, n_out: Count) -> Count:
-        shape = module.tensor.shape
-        rest = math.prod(shape) // (shape[module.axis_in] * shape[module.axis_out])
-        product, parts = n_in * n_out * rest, module.parts_in * module.parts_out
+        shape: torch.Size = module.tensor.shape
+        rest: int = math.prod(shape) // (shape[module.axis_in] * shape[module.axis_out])
+        parts: int = module.parts_in * module.parts_out
+        product = n_in * n_out * rest
         return product // parts if isinstance(product, int) else product / parts
-

@@ -32,7 +32,8 @@ def weight_source(module: nn.Module) -> str | None:
             return "spectral_norm"
     if not parametrize.is_parametrized(module):
         return None
-    kinds = [type(p).__name__ for found in module.parametrizations.values() for p in found]
+    held: Any = module.parametrizations
+    kinds = [type(p).__name__ for found in held.values() for p in found]
     return "weight_norm" if set(kinds) == {"_WeightNorm"} else ", ".join(kinds)
 
 
@@ -89,7 +90,7 @@ def _plain(layer: Any) -> Any:
     """A layer of the class below the parametrisation, with the weight that is computed now."""
     old = not parametrize.is_parametrized(layer)
     cls = type(layer) if old else type(layer).__mro__[1]
-    plain = cls.__new__(cls)
+    plain: Any = object.__new__(cls)
     plain.__dict__.update(layer.__dict__)
     plain.__dict__["_parameters"] = dict(layer._parameters)
     plain.__dict__["_modules"] = {}
@@ -172,7 +173,9 @@ class ComputedWeightRule(LayerRule):
             x = (x.movedim(axis, -1) @ call.mask_in.to(x).T).movedim(-1, axis)
         else:
             x = masked(x, call.mask_in, axis)
-        return call.forward(x, *call.args[1:], **{k: v for k, v in call.kwargs.items() if k != "input"})
+        return call.forward(
+            x, *call.args[1:], **{k: v for k, v in call.kwargs.items() if k != "input"}
+        )
 
     def linear_views(self, module: Any, side: Side) -> list[LinearView]:
         transposed = bool(getattr(module, "transposed", False))
@@ -209,5 +212,3 @@ class ComputedWeightRule(LayerRule):
             count = n_out if transposed else n_in
             return count // groups if isinstance(count, int) else count / groups
         return n_out * 0 + weight.shape[dim]
-
-
