@@ -442,6 +442,8 @@ class NormByHand(Step):
         if self.kind == "rms":
             return x * torch.rsqrt(x.pow(2).mean(dims, keepdim=True) + 1e-3)
         if self.kind == "norm":
+            if isinstance(dims, tuple) and len(dims) > 2:
+                return x / (torch.linalg.vector_norm(x, dim=dims, keepdim=True) + 0.1)
             return x / (x.norm(dim=dims, keepdim=True) + 0.1)
         if self.kind == "sum":
             return x / ((x * x).sum(dims, keepdim=True) + 0.5).sqrt()

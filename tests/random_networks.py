@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
-import random_layers  # noqa: F401  (registers its steps)
+import random_blocks  # noqa: F401  (registers its steps)
+import random_layers  # noqa: F401
 import random_shapes  # noqa: F401
 import torch
 import torch_pruning as tp
@@ -29,7 +30,7 @@ from random_forms import WIDTHS, Form, Moved, Pick, Step, UnfitError
 from random_shapes import Again
 from torch import Tensor, nn
 
-from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner
+from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner, profile
 from sepprune_tp.errors import SepPruneError
 
 LAYOUTS: dict[str, Form] = {
@@ -126,10 +127,15 @@ class Network(nn.Module):
         self.head = nn.Linear(form.channels, 2)
         self.pack = PACKS[pick("tensor", "tensor", "tensor", *PACKS)]
         self.inline = pick(False, False, True)
+        self.call = pick("tensor", "tensor", "tensor", "keyword", "tuple")
+        self.scope = pick("all", "all", "all", "some") if steps else "all"
+        self.more = nn.Linear(3, width) if self.call == "tuple" else None
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, options: Any = None) -> Any:
         x = x if isinstance(self.start, nn.Embedding) else self.moved.there(x)
         x = self.start(x)
+        if self.more is not None:
+            x = x + self.more(options["more"][0])
         past = [x if isinstance(self.start, nn.Embedding) else self.moved.back(x)]
         for step in self.steps:
             if isinstance(step, Again):
@@ -146,8 +152,8 @@ class Network(nn.Module):
         return self.pack(self.head(self.norm(self.after.there(y))), past[len(past) // 2])
 
 
-def network(plan: Plan) -> tuple[Network, Tensor]:
-    """The network of a plan, in double precision, and an input."""
+def network(plan: Plan) -> tuple[Network, Any]:
+    """The network of a plan, in double precision, and what it is called with."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         net = Network(plan).eval()
@@ -160,12 +166,39 @@ def network(plan: Plan) -> tuple[Network, Tensor]:
         else:
             x = torch.randn(form.sizes, dtype=torch.float64)
         net = net.double()
-        run(net, x)  # an old weight_norm computes its weight here
-        return net, x
+        inputs = given(net, x)
+        run(net, inputs)  # an old weight_norm computes its weight here
+        return net, inputs
 
 
-def other_inputs(x: Tensor, plan: Plan) -> Iterator[Tensor]:
-    """The input with another batch size, and another length."""
+def given(net: Network, x: Tensor) -> Any:
+    """What a network is called with."""
+    if net.call == "keyword":
+        return {"x": x, "options": None}
+    if net.call == "tuple":
+        return x, {"more": [torch.linspace(-1, 1, 3, dtype=torch.float64)]}
+    return x
+
+
+def other_inputs(net: Network, inputs: Any, plan: Plan) -> Iterator[Any]:
+    """The inputs with another batch size, and another length, where the network takes them."""
+    x = (
+        inputs["x"]
+        if isinstance(inputs, dict)
+        else inputs[0]
+        if isinstance(inputs, tuple)
+        else inputs
+    )
+    for other in _other_inputs(x, plan):
+        made = given(net, other)
+        try:
+            run(net, made)
+        except Exception:
+            continue
+        yield made
+
+
+def _other_inputs(x: Tensor, plan: Plan) -> Iterator[Tensor]:
     if plan.layout != "tc":
         yield torch.cat([x, x.flip(0)[:1]])
     if "t" in plan.layout:
@@ -175,9 +208,11 @@ def other_inputs(x: Tensor, plan: Plan) -> Iterator[Tensor]:
         yield torch.cat([x, x.flip(axis).narrow(axis, 0, 2)], axis)
 
 
-def run(net: nn.Module, x: Tensor) -> list[Tensor]:
+def run(net: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad():
-        return list(tensors(net(x.clone())))
+        if isinstance(inputs, dict):
+            return list(tensors(net(**inputs)))
+        return list(tensors(net(*inputs) if isinstance(inputs, tuple) else net(inputs)))
 
 
 def tensors(output: Any) -> Iterator[Tensor]:
@@ -191,6 +226,11 @@ def tensors(output: Any) -> Iterator[Tensor]:
         yield from tensors(list(output.values()))
     elif hasattr(output, "__dict__"):
         yield from tensors(vars(output))
+
+
+def scope(net: Network) -> Any:
+    """Where channels may go: everywhere, or in every other step."""
+    return "all" if net.scope == "all" else list(net.steps)[::2]
 
 
 # -- the law --------------------------------------------------------------------------------------
@@ -238,26 +278,31 @@ def by_masks(net: Network, x: Tensor, plan: Plan, found: Outcome) -> str:
     """Gated is cut, for two random masks."""
     dense = run(net, x)
     try:
-        gates = GateSet(net, x, scope="all")
+        gates = GateSet(net, x, scope=scope(net))
     except SepPruneError as error:
         return ours(str(error))
     found.groups, found.reasons = len(gates.groups), dict(gates.graph.protected)
     if wrong := ours("; ".join(found.reasons.values())):
         return wrong
-    inputs = [x, *(other for other in other_inputs(x, plan) if runs(net, other))]
+    inputs = [x, *other_inputs(net, x, plan)]
     for seed in (0, 1):
         gates.load_masks(drawn(gates, seed))
         with gates:
             gated = [run(net, one) for one in inputs]
         cut = copy.deepcopy(net)
         SepPrunePruner(cut, x, SepPruneImportance(gates)).step()
-        for one, wanted in zip(inputs, gated, strict=True):
+        for number, (one, wanted) in enumerate(zip(inputs, gated, strict=True)):
             try:
                 got = run(cut, one)
             except Exception as error:
                 return f"the cut copy fails: {type(error).__name__}: {str(error)[:200]}"
             if wrong := difference(got, wanted):
-                return f"cut and gated differ on {tuple(one.shape)}: {wrong}"
+                return f"cut and gated differ on input {number}: {wrong}"
+        left, cost = sum(p.numel() for p in cut.parameters()), gates.cost()
+        if left != cost.params:
+            return f"{left} parameters are left, {cost.params} were predicted"
+        if (macs := profile(cut, x).macs) != cost.macs:
+            return f"{macs} MACs are left, {cost.macs} were predicted"
     with gates:
         gates.load_masks(
             {group.name: torch.ones(group.size, dtype=torch.bool) for group in gates.groups}
@@ -277,7 +322,7 @@ def by_ratio(net: Network, x: Tensor, plan: Plan, found: Outcome) -> str:
     try:
         magnitude = tp.importance.GroupMagnitudeImportance()
         SepPrunePruner(
-            half, x, magnitude, 0.5, scope="all", global_pruning=bool(plan.seed % 2)
+            half, x, magnitude, 0.5, scope=scope(half), global_pruning=bool(plan.seed % 2)
         ).step()
     except SepPruneError as error:
         return "" if found.groups == 0 else f"{type(error).__name__}: {str(error)[:300]}"
@@ -308,14 +353,6 @@ def drawn(gates: GateSet, seed: int) -> dict[str, Tensor]:
         mask[int(torch.randint(group.size, (1,), generator=generator))] = True
         masks[group.name] = mask
     return masks
-
-
-def runs(net: nn.Module, x: Tensor) -> bool:
-    try:
-        run(net, x)
-    except Exception:
-        return False
-    return True
 
 
 def difference(got: list[Tensor], wanted: list[Tensor]) -> str:
