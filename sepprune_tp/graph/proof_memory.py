@@ -64,6 +64,8 @@ class _Encoder:
             return _checksum(value)
         if isinstance(value, (torch.dtype, torch.device, torch.Size)):
             return str(value)
+        if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
+            return (str(value.dtype), value.shape, value.tobytes())
         if isinstance(value, nn.Module) and value in self._names:
             return ("module", self._names[value])
         if depth < _DEPTH:
@@ -105,7 +107,11 @@ def signature(
     parts: list[Any] = [encoder.of(inputs), encoder.of(calls)]
     for name, module in graph.model.named_modules():
         encoder.held.append(type(module))
-        own = {k: v for k, v in module.__dict__.items() if k not in _OWN and v}
+        own = {
+            k: v
+            for k, v in module.__dict__.items()
+            if k not in _OWN and not (isinstance(v, (dict, list, tuple)) and not v)
+        }
         parts.append((name, id(type(module)), encoder.of(own)))
     state = [*graph.model.named_parameters(), *graph.model.named_buffers()]
     parts.append(tuple((name, _checksum(tensor)) for name, tensor in state))
