@@ -22,6 +22,7 @@ import people_code
 import people_norms
 import people_operations
 import people_recurrent
+import people_statistics
 import people_weights
 import people_widths
 import torch
@@ -47,6 +48,7 @@ _COLLECTIONS = (
     people_norms,
     people_operations,
     people_recurrent,
+    people_statistics,
     people_weights,
     people_widths,
 )
