@@ -64,6 +64,13 @@ def test_difference_of_outputs() -> None:
     assert outputs.difference(x * float("nan"), x) == float("inf")
 
 
+def test_one_more_item_in_the_batch() -> None:
+    more = outputs.larger({"x": torch.tensor([[1, 2], [3, 4]])})
+    assert more["x"].tolist() == [[1, 2], [3, 4], [2, 1]]
+    with pytest.raises(TypeError, match="list has no batch"):
+        outputs.larger(([torch.zeros(1)],))
+
+
 def test_casts_to_single_precision_become_double() -> None:
     x = torch.tensor([1.0 + 1e-12], dtype=torch.float64)
     with outputs.InDouble():
@@ -136,6 +143,8 @@ RECORDS = [
 def test_verdicts() -> None:
     assert [verdicts.works(record) for record in RECORDS] == [True, False, False, True, True]
     assert [verdicts.exact(record) for record in RECORDS] == [True, False, None, True, True]
+    batch = _record("batch", GOOD | {"error_another_batch": 0.2})
+    assert verdicts.exact(batch) is False and verdicts.worst(batch) == 0.2
     assert verdicts.verdict(RECORDS[1]).startswith("WRONG")
     assert verdicts.verdict(RECORDS[2]) == "graph: GraphError: no rule"
     assert verdicts.keeps_more(RECORDS[0]) == pytest.approx(1.2)

@@ -16,7 +16,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from benchmarks.zoo.failures import Failures
-from benchmarks.zoo.outputs import InDouble, call, difference, double, floats
+from benchmarks.zoo.outputs import InDouble, call, difference, double, floats, larger
 from benchmarks.zoo.row import ZooRow
 
 __all__ = ["EXACT", "RATIO", "ours"]
@@ -172,8 +172,25 @@ def _compare(row: ZooRow, model: nn.Module, example: Any, tell: Tell, failures: 
         tell({"errors": errors, "change": change})
         if len(errors) == 1:
             tell({"left_by_masks": sum(p.numel() for p in cut.parameters())})
+            tell(_on_another_batch(gates, given, cut, example, out))
         if [t.shape for t in floats(pruned)] != [t.shape for t in floats(dense)]:
             failures.add("exactness", "wrong shape", "the output of the pruned model changed shape")
+
+
+def _on_another_batch(
+    gates: Any, model: nn.Module, cut: nn.Module, example: Any, out: Callable[[Any], Any]
+) -> dict[str, float]:
+    """The same comparison with one item more, where the dense network takes that."""
+    try:
+        more = larger(example)
+        with torch.no_grad():
+            call(model, more)
+    except Exception:  # it runs on this batch size only
+        return {}
+    with torch.no_grad(), gates:
+        gated = out(call(model, more))
+    with torch.no_grad():
+        return {"error_another_batch": difference(gated, out(call(cut, more)))}
 
 
 def _masks(gates: Any, seed: int) -> dict[str, Tensor]:

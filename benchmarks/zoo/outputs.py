@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["InDouble", "call", "difference", "double", "floats", "tensors"]
+__all__ = ["InDouble", "call", "difference", "double", "floats", "larger", "tensors"]
 
 
 def call(model: nn.Module, example: Any) -> Any:
@@ -84,6 +84,21 @@ def double(held: Any) -> Any:
     if isinstance(held, list | tuple):
         return type(held)(double(value) for value in held)
     return held
+
+
+def larger(held: Any) -> Any:
+    """The same example with its first item once more at the end of the batch, containers rebuilt.
+
+    Raises:
+        TypeError: If it holds something other than tensors.
+    """
+    if isinstance(held, Tensor):
+        return torch.cat([held, held[:1].flip(-1)])
+    if isinstance(held, dict):
+        return {key: larger(value) for key, value in held.items()}
+    if isinstance(held, tuple):
+        return tuple(larger(value) for value in held)
+    raise TypeError(f"a {type(held).__name__} has no batch")
 
 
 class InDouble(TorchFunctionMode):

@@ -19,6 +19,7 @@ from benchmarks.zoo.verdicts import (
     through_a_file,
     verdict,
     works,
+    worst,
 )
 
 __all__ = ["page", "summary"]
@@ -52,8 +53,9 @@ def page(records: Sequence[Record]) -> str:
         "Random weights, biases and statistics; nothing is named to our graph (scope `all`). "
         "*In groups*: share of the parameters that some group takes along. *Error*: largest "
         "difference between the gated and the pruned network over all outputs, relative to the "
-        "largest value, in float64 (f32: float32, where the network asks for it), the worse of two "
-        f"random masks. *Left*: parameters left at a pruning ratio of {RATIO:g} by magnitude "
+        "largest value, in float64 (f32: float32, where the network asks for it), the worst of two "
+        "random masks, and of one more item in the batch where the network takes it. "
+        f"*Left*: parameters left at a pruning ratio of {RATIO:g} by magnitude "
         "(`GroupMagnitudeImportance`). *File*: the same output after `save_pruned` and "
         "`load_pruned`. *Protects most*: reason of the layers with most parameters, outputs apart. "
         "*torch-pruning*: `BasePruner` with its own graph, same importance and ratio, the "
@@ -111,7 +113,7 @@ def _row(record: Record) -> list[str]:
     cells = [f"{record['library']} {record['model']}", f"{params:,}"]
     cells += ["works" if works(record) else verdict(record), f"{share(record):.1%}"]
     cells += [str(ours.get("groups", "")), f"{ours['channels']:,}" if "channels" in ours else ""]
-    cells += [_error(ours), _left(ours, params), _runs(ours), through_a_file(record)]
+    cells += [_error(record), _left(ours, params), _runs(ours), through_a_file(record)]
     cells += [f"{ours['graph_seconds']:.2f}" if "graph_seconds" in ours else "", reason(record)]
     for side in ("host", "host_with_heads"):
         found = record.get(side, {})
@@ -119,11 +121,10 @@ def _row(record: Record) -> list[str]:
     return cells
 
 
-def _error(ours: Record) -> str:
-    if not ours.get("errors"):
-        return ""
-    note = " (f32)" if ours["precision"] == "float32" else ""
-    return f"{max(ours['errors']):.0e}{note}"
+def _error(record: Record) -> str:
+    error = worst(record)
+    note = " (f32)" if record["ours"].get("precision") == "float32" else ""
+    return "" if error is None else f"{error:.0e}{note}"
 
 
 def _left(found: Record, params: int) -> str:
