@@ -18,7 +18,8 @@ NETWORKS = (
     "test_other_networks.py",
     "test_wrapped_models.py",
     "test_example_length.py",
-    "test_trial.py",
+    "test_prove.py",
+    "test_people_networks.py",
     "test_asteroid.py",
 )
 GATES = (
