@@ -147,7 +147,8 @@ def _spread(
     dims = _dims(x, dim)
     mean, variance, total = _moments(x, mask, dims)
     less = correction if correction is not None else int(unbiased is None or bool(unbiased))
-    variance = variance * total / (total - less).clamp(min=0)
+    rest = total - less
+    variance = torch.where(rest > 0, variance * total / torch.where(rest > 0, rest, 1), 0)
     return _squeezed(variance, dims, keepdim), _squeezed(mean, dims, keepdim)
 
 
@@ -228,20 +229,25 @@ def _softmax(x: Tensor, mask: Tensor, dim: Any = None, *a: Any, **k: Any) -> Ten
     return torch.softmax(shifted, -1 if dim is None else dim)
 
 
+def _lowest_of(x: Tensor) -> float:
+    """A finite number below all others: what is closed may be multiplied by 0 later."""
+    return torch.finfo(x.dtype).min / 4 if x.is_floating_point() else float(-(1 << 30))
+
+
 def _highest(x: Tensor, mask: Tensor, *a: Any, **k: Any) -> Any:
-    return torch.amax(torch.where(mask > 0, x, -math.inf), *a, **k)
+    return torch.amax(torch.where(mask > 0, x, _lowest_of(x)), *a, **k)
 
 
 def _lowest(x: Tensor, mask: Tensor, *a: Any, **k: Any) -> Any:
-    return torch.amin(torch.where(mask > 0, x, math.inf), *a, **k)
+    return torch.amin(torch.where(mask > 0, x, -_lowest_of(x)), *a, **k)
 
 
 def _max(x: Tensor, mask: Tensor, *a: Any, **k: Any) -> Any:
-    return torch.max(torch.where(mask > 0, x, -math.inf), *a, **k)
+    return torch.max(torch.where(mask > 0, x, _lowest_of(x)), *a, **k)
 
 
 def _min(x: Tensor, mask: Tensor, *a: Any, **k: Any) -> Any:
-    return torch.min(torch.where(mask > 0, x, math.inf), *a, **k)
+    return torch.min(torch.where(mask > 0, x, -_lowest_of(x)), *a, **k)
 
 
 _POOLED: dict[str, Callable[..., Any]] = {
@@ -267,13 +273,31 @@ def can_pool(name: str) -> bool:
     return name in _POOLED
 
 
-def _attention(query: Tensor, mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Attention over open channels of queries and keys; the scale is that of their number."""
-    if kwargs.get("scale") is None:
-        width = mask.sum(-1).amax() if mask.shape[-1] > 1 else query.shape[-1]
-        # the number of channels of a head that the cut model divides by
-        query = query * (query.shape[-1] / torch.as_tensor(width).clamp(min=1)) ** 0.5
-    return torch.nn.functional.scaled_dot_product_attention(query * mask, *args, **kwargs)
+def _scales_by_width(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether attention takes its scale from the width of a head."""
+    return (args[6] if len(args) > 6 else kwargs.get("scale")) is None
+
+
+def _rescaled(mask: Tensor) -> Tensor | float:
+    """What turns the scale of all channels of a head into that of the open ones."""
+    if mask.shape[-1] == 1:
+        return 1.0
+    width = mask.sum(-1).amax().clamp(min=1)
+    return torch.as_tensor(mask.shape[-1] / width) ** 0.5
+
+
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "x": "input"}
+"""NumPy's names of arguments, which torch takes, too."""
+
+
+def _check_sizes(gate: CallGate, tensor: Tensor, mask: Tensor) -> None:
+    sizes = zip(mask.shape, tensor.shape, strict=False)
+    if mask.dim() != tensor.dim() or any(m not in (1, n) for m, n in sizes):
+        raise GraphError(
+            f"'{gate.name}' in {type(gate.module).__name__} gets a tensor {tuple(tensor.shape)} "
+            f"whose channels were {tuple(mask.shape)} on the example: with gates, call the model "
+            "on inputs of the example's length"
+        )
 
 
 # -- gated runs -----------------------------------------------------------------------------------
@@ -314,18 +338,19 @@ def _run(gate: CallGate, values: Tensor, func: Any, args: Any, kwargs: Any) -> A
         mask = values[index.to(values.device)]
         if values.requires_grad or not bool((mask == 1).all()):
             masks[number] = mask.to(leaves[number].dtype)
+            _check_sizes(gate, leaves[number], mask)
     if not masks:
         return func(*args, **kwargs)
     if gate.pools:
         (number, mask), *_ = masks.items()
-        named = {k: v for k, v in kwargs.items() if k not in ("input", "self")}
+        named = {_ALIASES.get(k, k): v for k, v in kwargs.items() if k not in ("input", "self")}
         return _POOLED[gate.name](
             leaves[number], mask, *args[_given(args, leaves, number) :], **named
         )
-    if gate.name == "scaled_dot_product_attention" and 0 in masks:
-        return _attention(args[0], masks[0], *args[1:], **kwargs)
     for number, mask in masks.items():
         leaves[number] = leaves[number] * mask
+        if gate.name == "scaled_dot_product_attention" and _scales_by_width(args, kwargs):
+            leaves[number] = leaves[number] * _rescaled(mask)
     args, kwargs = tree_unflatten(leaves, spec)
     return func(*args, **kwargs)
 

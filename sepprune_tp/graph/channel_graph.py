@@ -390,7 +390,12 @@ class ChannelGraph(tp.DependencyGraph):
             makers = [s.owner for s in channel_set.sites if s.side == "out"]
             if any(maker in ignored for maker in makers):
                 continue
-            if any(passes_filter(maker, tuple(root_module_types)) for maker in makers):
+            types = tuple(root_module_types)
+            if any(
+                passes_filter(maker, self.rules.get(maker), types)  # type: ignore[arg-type]
+                for maker in makers
+                if not isinstance(maker, nn.Parameter) or self.makes(maker)
+            ):
                 if with_gradients:
                     complete_gradients(channel_set)
                 yield build_group(self, channel_set, channel_set.components)

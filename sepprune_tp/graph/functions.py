@@ -9,7 +9,7 @@ from torch import nn
 from torch_pruning import ops
 from torch_pruning.pruner.function import BasePruningFunc
 
-from ..layers import rule_of
+from ..layers import LayerRule
 from .assembly import ChannelSet, Owner
 
 __all__ = ["TiedPruner", "complete_gradients", "passes_filter"]
@@ -42,12 +42,11 @@ class TiedPruner:
         return 1
 
 
-def passes_filter(owner: Owner, types: tuple[type, ...]) -> bool:
+def passes_filter(owner: Owner, rule: LayerRule | None, types: tuple[type, ...]) -> bool:
     """Whether torch-pruning's filter of root types lets a layer be the root of a group."""
     if isinstance(owner, types):
         return True
-    rule = None if isinstance(owner, nn.Parameter) else rule_of(owner)
-    kind = "" if rule is None else rule.kind
+    kind = "parameter" if rule is None else rule.kind
     if kind in ("rnn", "embedding", "weight", "parameter", "buffer"):
         return nn.LSTM in types or nn.Linear in types
     return kind == "filterbank" and ops.TORCH_CONV in types

@@ -261,7 +261,9 @@ def _reduce(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
             tracer.gate([labels], why, pools=name not in _SUMS)
     kept = _pooled_labels(tracer, labels, dims, pooled)
     for out in tensors_in(output):
-        if out.dim() == labels.dim():
+        if pooled and not (out.is_floating_point() or out.is_complex()):
+            tracer.mark_positions(out, labels)
+        elif out.dim() == labels.dim():
             tracer.store.set(out, kept.expand(out.shape))
         elif out.numel() == kept.numel():
             tracer.store.set(out, kept.reshape(out.shape))
@@ -294,6 +296,7 @@ def _reduce_bare(tracer: Tracing, operation: Any, named: Named, output: Any) -> 
     if numbers is None:
         return
     kept = numbers
+    tracer.bare_pooled(numbers, _axes(named, numbers.dim()), operation.overloadpacket.__name__)
     for dim in _axes(named, numbers.dim()):
         if kept.size(dim):
             kept = kept.narrow(dim, 0, 1)
@@ -308,6 +311,8 @@ def _scan(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
     if labels is None:
         bare = tracer.bare.numbers(named["self"])
         if bare is not None:
+            name = operation.overloadpacket.__name__
+            tracer.bare_pooled(bare, _axes(named, bare.dim()), name)
             for out in tensors_in(output):
                 if out.shape == bare.shape and out.is_floating_point():
                     tracer.bare.set(out, bare)

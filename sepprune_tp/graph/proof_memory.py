@@ -8,6 +8,8 @@ identity.
 
 from __future__ import annotations
 
+import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +51,10 @@ class _Entry:
 _KNOWN: OrderedDict[Any, _Entry] = OrderedDict()
 
 
+class _OpaqueError(Exception):
+    """An object can be compared neither by value nor by identity."""
+
+
 class _Encoder:
     """Turns a model and what belongs to it into a hashable value."""
 
@@ -71,10 +77,45 @@ class _Encoder:
         if depth < _DEPTH:
             if isinstance(value, (list, tuple)):
                 return (type(value).__name__, *(self.of(v, depth + 1) for v in value))
+            if isinstance(value, (set, frozenset)):
+                return ("set", *sorted(str(self.of(v, depth + 1)) for v in value))
             if isinstance(value, dict):
                 return ("dict", *((str(k), self.of(v, depth + 1)) for k, v in value.items()))
+        if isinstance(value, (type, types.BuiltinFunctionType)):
+            return self._by_identity(value)
+        if isinstance(value, types.MethodType):
+            return (self.of(value.__func__, depth + 1), self.of(value.__self__, depth + 1))
+        if isinstance(value, types.FunctionType) and depth < _DEPTH:
+            cells = tuple(self.of(c.cell_contents, depth + 1) for c in value.__closure__ or ())
+            given = self.of(value.__defaults__, depth + 1)
+            return (self._by_identity(value.__code__), cells, given, self._globals(value))
+        inside = getattr(value, "__dict__", None)
+        if depth >= _DEPTH or inside is None or isinstance(value, weakref.ref):
+            raise _OpaqueError
+        return (self._by_identity(type(value)), self.of(dict(inside), depth + 1))
+
+    def _by_identity(self, value: Any) -> Any:
         self.held.append(value)
-        return (type(value).__name__, id(value))
+        return id(value)
+
+    def _globals(self, function: Any) -> Any:
+        """The plain values among the names that a function looks up."""
+        known = function.__globals__
+        names = (n for n in function.__code__.co_names if n in known)
+        plain = (bool, int, float, str)
+        return tuple((n, known[n]) for n in names if isinstance(known[n], plain))
+
+    def code(self, cls: type) -> Any:
+        """What a class runs, and the plain values that it holds."""
+        forward = getattr(cls, "forward", None)
+        values = {
+            k: v
+            for c in cls.__mro__
+            for k, v in vars(c).items()
+            if isinstance(v, (int, float, str))
+        }
+        plain = isinstance(forward, types.FunctionType)
+        return (self.of(forward) if plain else None, str(sorted(values.items(), key=str)))
 
 
 def _checksum(tensor: Tensor) -> Any:
@@ -101,28 +142,36 @@ def signature(
         calls: How the model is called, and what is done with its outputs.
 
     Returns:
-        A hashable value, and the objects that it knows by identity.
+        A hashable value, or None where something can be compared neither by value nor by
+        identity; and the objects that it knows by identity.
     """
     encoder = _Encoder(names)
+    try:
+        return _parts(encoder, graph, inputs, calls), encoder.held
+    except (_OpaqueError, ValueError, RuntimeError, RecursionError):
+        return None, []
+
+
+def _parts(encoder: _Encoder, graph: ChannelGraph, inputs: Any, calls: tuple[Any, ...]) -> Any:
     parts: list[Any] = [encoder.of(inputs), encoder.of(calls)]
     for name, module in graph.model.named_modules():
-        encoder.held.append(type(module))
         own = {
             k: v
             for k, v in module.__dict__.items()
             if k not in _OWN and not (isinstance(v, (dict, list, tuple)) and not v)
         }
-        parts.append((name, id(type(module)), encoder.of(own)))
+        cls = type(module)
+        parts.append((name, encoder._by_identity(cls), encoder.code(cls), encoder.of(own)))
     state = [*graph.model.named_parameters(), *graph.model.named_buffers()]
     parts.append(tuple((name, _checksum(tensor)) for name, tensor in state))
     sets = (tuple(s.root.labels.tolist()) for _, s in graph.offered())
     parts.append(tuple(sets))
-    return tuple(parts), encoder.held
+    return tuple(parts)
 
 
 def recall(key: Any, graph: ChannelGraph) -> Proof | None:
     """The proof of the same model, its hypotheses taken over by a graph; None if there is none."""
-    entry = _KNOWN.get(key)
+    entry = None if key is None else _KNOWN.get(key)
     if entry is None:
         return None
     _KNOWN.move_to_end(key)
@@ -135,6 +184,8 @@ def recall(key: Any, graph: ChannelGraph) -> Proof | None:
 
 def remember(key: Any, held: list[Any], graph: ChannelGraph, proof: Proof) -> None:
     """Keep what was found."""
+    if key is None:
+        return
     _KNOWN[key] = _Entry(proof, dict(graph.axes), list(graph.ties), list(graph.widths), held)
     while len(_KNOWN) > _MOST:
         _KNOWN.popitem(last=False)

@@ -230,7 +230,7 @@ class Bench:
         memo: dict[int, Any] = {}
         generator = torch.Generator().manual_seed(0)
         for _name, parameter in self._model.named_parameters():
-            made = _varied(self._converted(parameter), generator)
+            made = _varied(self._converted(parameter).nan_to_num(0.1, 0.1, -0.1), generator)
             memo[id(parameter)] = nn.Parameter(made, requires_grad=False)
         for name, buffer in self._model.named_buffers():
             made = self._converted(buffer)

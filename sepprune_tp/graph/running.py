@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .._modes import eval_mode
 from .._unwrap import eagerly, keep_random_state
-from ..errors import GraphError
+from ..errors import GraphError, SepPruneError
 from ..layers import LayerRule, rule_of
 from .tracer import Tracer
 
@@ -21,15 +21,6 @@ __all__ = ["forward", "trace_shortest"]
 
 _LENGTHS = (1000, 4000)
 """Samples of a waveform that are tried first, if the example is more than twice as long."""
-_CALL_ERRORS = (
-    RuntimeError,
-    TypeError,
-    ValueError,
-    AssertionError,
-    IndexError,
-    AttributeError,
-)
-
 Call = Callable[[Any], Any]
 Custom = Mapping[nn.Module, LayerRule]
 Shapes = set[tuple[nn.Module, tuple[int, ...]]]
@@ -74,7 +65,15 @@ def trace_shortest(
                 return tracer, piece
         try:
             return _traced(model, call, example, custom)[0], example
-        except _CALL_ERRORS as error:
+        except Exception as error:  # a model may raise anything
+            if isinstance(error, SepPruneError):
+                raise
+            if _runs_plainly(model, call, example):
+                raise GraphError(
+                    f"{type(model).__name__} runs on the example, but its channels cannot be "
+                    f"followed ({type(error).__name__}: {error}). Report this with the code of "
+                    "the model: it is a limit of the graph, not of your input."
+                ) from error
             raise GraphError(
                 f"{type(model).__name__} did not run on the example input "
                 f"{_describe(example)}: {error}. Give an input of the shape (and sample "
@@ -99,9 +98,18 @@ def _trace_piece(
         tracer, collapsed = _traced(model, call, piece, custom)
         if not collapsed or collapsed == whole():
             return tracer
-    except _CALL_ERRORS:
+    except Exception:
         pass  # too short for its filters, or tied to the length: the whole example decides
     return None
+
+
+def _runs_plainly(model: nn.Module, call: Call, inputs: Any) -> bool:
+    try:
+        with torch.no_grad(), eval_mode(model):
+            call(inputs)
+    except Exception:
+        return False
+    return True
 
 
 def _traced(

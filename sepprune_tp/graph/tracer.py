@@ -125,6 +125,9 @@ class Tracer(TorchDispatchMode):
         self._weights: dict[str, BareWeight] = {}
         self._own_rules: dict[nn.Module, LayerRule] = {}
         self._as_layers: set[nn.Module] = set()
+        self._positions: dict[int, list[int]] = {}
+        self._pooled: dict[tuple[str, int], str] = {}
+        self._inside_custom = 0
         self._consumed: list[Tensor] = []
         self.inside_layer = 0
         self.call: _Call | None = None
@@ -160,10 +163,12 @@ class Tracer(TorchDispatchMode):
                 output = call()
             for tensor in tensors_of(output):
                 self._protect_output(tensor)
+                self._uses_positions(tensor)
         for at, place in self.places.items():
             place.turns = self._seen[at]
         self.by_calls -= self._as_layers
         self.ran |= self._direct.used() | set(self._own_rules)
+        self._protect_pooled()
         self._add_bare_sites()
         couple(self.shared, self.sites, self.channels, self._names.__getitem__)
         self._direct.protect(self.sites, self.channels, self._names.__getitem__)
@@ -181,6 +186,8 @@ class Tracer(TorchDispatchMode):
         if not self.inside_layer:
             self._here.follow(func.overloadpacket.__name__)
             self.scaling = []
+            if self._positions:
+                self._uses_positions((args, kwargs))
             rule = rule_for(func)
             if rule is None:
                 self._unknown(func, args, kwargs, output)
@@ -215,6 +222,8 @@ class Tracer(TorchDispatchMode):
             lines = str(error).strip().splitlines() or [""]
             why = f"could not be followed ({type(error).__name__}: {lines[0][:120]})"
         self.protect(labels, f"operation '{name}' {why}")
+        if self._inside_custom:
+            return
         made = f"it is made by '{name}', which {why.replace(' and may mix channels', '')}"
         label = self.channels.fixed(f"{made}, {self._here}")
         _each_tensor(output, lambda t: self.store.set(t, label))
@@ -225,7 +234,10 @@ class Tracer(TorchDispatchMode):
         """Protect every channel in ``labels`` with a reason and the place in the code."""
         where = str(self._here)
         for tensor in labels:
-            self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
+            if self._inside_custom:  # a user says how it is cut; the proof says whether that is so
+                self.channels.suspect(torch.unique(tensor).tolist(), f"{why}, {where}")
+            else:
+                self.channels.protect(torch.unique(tensor).tolist(), f"{why}, {where}")
 
     def suspect(self, labels: Sequence[Tensor], why: str) -> None:
         """Say what protects channels if the proof finds that they cannot be cut."""
@@ -311,6 +323,47 @@ class Tracer(TorchDispatchMode):
             if tensor in self._direct.layer_of:
                 self._direct.note(tensor, str(self._here))
 
+    def mark_positions(self, tensor: Tensor, labels: Tensor) -> None:
+        """A tensor holds positions among channels: these are protected if it is used."""
+        mark = int(self.channels.fresh(1))
+        self._positions[mark] = torch.unique(labels).tolist()
+        self.store.set(tensor, mark)
+
+    def _uses_positions(self, values: Any) -> None:
+        """Protect channels whose positions an operation reads."""
+        tensors: list[Tensor] = []
+        _each_tensor(values, lambda t: tensors.append(t))
+        for tensor in tensors:
+            if not tensor.is_floating_point():
+                labels = self.store.get(tensor)
+                found = [] if labels is None else torch.unique(labels).tolist()
+                for mark in self._positions.keys() & set(found):
+                    why = f"its position among the channels is used, {self._here}"
+                    self.channels.protect(self._positions[mark], why)
+
+    def bare_pooled(self, numbers: Tensor, dims: Sequence[int], name: str) -> None:
+        """A bare tensor was pooled along some axes: channels that lie there are protected."""
+        for dim in dims:
+            for _, line in self.bare.lines(numbers, dim) or ():
+                why = f"'{name}' pools over the entries of '{line.name}', {self._here}"
+                self._pooled.setdefault((line.name, line.axis), why)
+
+    def _protect_pooled(self) -> None:
+        """Protect the channels along axes of bare tensors that were pooled."""
+        for (name, axis), why in self._pooled.items():
+            known = self.bare.labels.get((name, axis))
+            if known is not None:
+                self.channels.protect(known.tolist(), why)
+            weight = self._weights.get(name)
+            sites = None if weight is None else self.sites.get(weight)
+            if weight is not None and sites is not None:
+                for side, labels in (
+                    (weight.axis_in, sites.inputs),
+                    (weight.axis_out, sites.outputs),
+                ):
+                    if side == axis and labels is not None:
+                        self.channels.protect(labels.tolist(), why)
+
     def _note_axes(self, before: set[tuple[str, int]]) -> None:
         """Remember when the axes of bare tensors were first met, among the layers."""
         for key in self.bare.labels.keys() - before:
@@ -375,6 +428,12 @@ class Tracer(TorchDispatchMode):
         """A product (…, n, K) @ (…, K, J) with a bare weight: labels of (…, J)."""
         numbers = self.bare.numbers(weight)
         assert numbers is not None
+        if weight.shape[-1] == 1 and self._is_vector(numbers):
+            self.gate([labels], "a product with a bare vector")
+            self.scaling = [labels.amax(-2)]
+            turned = weight.transpose(-1, -2).expand(labels.shape)
+            self.met(turned, labels)
+            return None
         batch = [d for d in self.bare.varying(numbers) if d < weight.dim() - 2]
         parts = weight.shape[batch[0]] if batch else 1
         read, made = self.bare.lines(numbers, -2), self.bare.lines(numbers, -1)
@@ -407,6 +466,11 @@ class Tracer(TorchDispatchMode):
         if parts > 1:
             shape[batch[0]] = parts
         return outputs.view(parts, -1).view(shape).to(labels.dtype)
+
+    def _is_vector(self, numbers: Tensor) -> bool:
+        """Whether a computed tensor comes from parameters of one axis."""
+        names = self.bare.names_in(numbers)
+        return all(sum(n > 1 for n in self.bare.tensors[name].shape) <= 1 for name in names)
 
     def _bare_weight(
         self, name: str, axis_in: int, axis_out: int, parts_in: int, parts_out: int
@@ -615,7 +679,7 @@ class Tracer(TorchDispatchMode):
             for module in list(self._names):
                 if module in self._custom:
                     stack.callback(
-                        module.register_forward_pre_hook(self._enter(None), prepend=True).remove
+                        module.register_forward_pre_hook(self._enter_custom, prepend=True).remove
                     )
                     hook = module.register_forward_hook(self._leave_custom, with_kwargs=True)
                     stack.callback(hook.remove)
@@ -648,8 +712,13 @@ class Tracer(TorchDispatchMode):
 
         return hook
 
+    def _enter_custom(self, module: nn.Module, args: Any) -> None:
+        self._enter(None)(module, args)
+        self._inside_custom += 1
+
     def _leave_custom(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A layer that only a user's pruner knows how to cut: its own code says what it reads."""
+        self._inside_custom -= 1
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             self._custom_layer(self._custom[module], module, args, kwargs, output)
         self._turns.pop()

@@ -56,6 +56,12 @@ class Tracing(Protocol):
     def met(self, tensor: Tensor, labels: Tensor) -> None:
         """A bare tensor met ``labels``, of the shape of the result, element by element."""
 
+    def mark_positions(self, tensor: Tensor, labels: Tensor) -> None:
+        """A tensor holds positions among channels: these are protected if it is used."""
+
+    def bare_pooled(self, numbers: Tensor, dims: Sequence[int], name: str) -> None:
+        """A bare tensor was pooled along some axes: channels that lie there are protected."""
+
     def bare_norm(self, tensors: Sequence[Any], labels: Tensor, axis: int, kind: str) -> None:
         """Bare tensors of an entry per channel scaled an axis of ``labels``."""
 

@@ -158,6 +158,19 @@ class _ProductPruner(BasePruningFunc):
     get_in_channels = get_out_channels
 
 
+class _UncutPruner(_ProductPruner):
+    """Attention that is refused and never cut."""
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Features."""
+        return int(layer.embed_dim)
+
+    get_in_channels = get_out_channels
+
+
+_UNCUT = _UncutPruner()
+
+
 class ProductRule(LayerRule):
     """A product of attention, over channels (scores) or over positions (context)."""
 
@@ -224,7 +237,7 @@ class OpaqueAttentionRule(LayerRule):
     kind = "attention"
 
     def pruner(self, module: Any) -> BasePruningFunc:
-        raise NotImplementedError("this attention is refused and never cut")
+        return _UNCUT
 
     def refuses(self, module: Any) -> str | None:
         return _obstacle(module)
