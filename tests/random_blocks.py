@@ -443,7 +443,7 @@ class Module(Step):
         elif form.axes == "bchw" and how in ("pad", "same", "upsample", "stride", "squeeze"):
             h, w = form.size("h"), form.size("w")
             layers = {
-                "pad": [nn.ReflectionPad2d(1), nn.Conv2d(c, 6, 3), nn.BatchNorm2d(6), nn.ReLU6()],
+                "pad": [nn.ReplicationPad2d(1), nn.Conv2d(c, 6, 3), nn.BatchNorm2d(6), nn.ReLU6()],
                 "same": [nn.Conv2d(c, 6, (3, 1), padding="same"), nn.InstanceNorm2d(6)],
                 "upsample": [nn.UpsamplingNearest2d(scale_factor=2), nn.Conv2d(c, 6, 1)],
                 "stride": [nn.Conv2d(c, 6, (2, 1), stride=(2, 1)), nn.PReLU(6)],

@@ -12,16 +12,19 @@ import copy
 import random
 import re
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import random_blocks  # noqa: F401  (registers its steps)
+import random_code  # noqa: F401
 import random_layers  # noqa: F401
 import random_shapes  # noqa: F401
 import torch
@@ -30,7 +33,14 @@ from random_forms import WIDTHS, Form, Moved, Pick, Step, UnfitError
 from random_shapes import Again
 from torch import Tensor, nn
 
-from sepprune_tp import GateSet, SepPruneImportance, SepPrunePruner, profile
+from sepprune_tp import (
+    GateSet,
+    SepPruneImportance,
+    SepPrunePruner,
+    load_pruned,
+    profile,
+    save_pruned,
+)
 from sepprune_tp.errors import SepPruneError
 
 LAYOUTS: dict[str, Form] = {
@@ -42,7 +52,7 @@ LAYOUTS: dict[str, Form] = {
     "bc": Form("bc", (2, 3)),
     "tokens": Form("btc", (2, 6, 3)),
 }
-KINDS = sorted(Step.kinds)
+KINDS = [*sorted(Step.kinds), "Split", "Merge", "Merge"]
 NUMBERS = 12
 """Numbers that a step is drawn from, each below 60."""
 EXACT = 1e-9
@@ -209,7 +219,8 @@ def _other_inputs(x: Tensor, plan: Plan) -> Iterator[Tensor]:
 
 
 def run(net: nn.Module, inputs: Any) -> list[Tensor]:
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         if isinstance(inputs, dict):
             return list(tensors(net(**inputs)))
         return list(tensors(net(*inputs) if isinstance(inputs, tuple) else net(inputs)))
@@ -263,7 +274,9 @@ def outcome(plan: Plan) -> Outcome:
         warnings.simplefilter("ignore")
         net, x = network(plan)
         found = Outcome(steps=net.names)
-        for check in (by_masks, by_ratio):
+        checks = [by_masks, by_ratio]
+        checks += {1: [by_gradients], 3: [by_file]}.get(plan.seed % 4, [])
+        for check in checks:
             try:
                 found.wrong = check(net, x, plan, found)
             except Exception as error:
@@ -336,6 +349,37 @@ def by_ratio(net: Network, x: Tensor, plan: Plan, found: Outcome) -> str:
     if not all(bool(t.isfinite().all()) for t in got):
         return "cut by ratio, outputs are not finite"
     return ""
+
+
+def by_gradients(net: Network, x: Any, plan: Plan, found: Outcome) -> str:
+    """Gates that are neither open nor closed get gradients."""
+    if not found.groups:
+        return ""
+    gates = GateSet(net, x, scope=scope(net))
+    values = torch.linspace(0.3, 0.9, len(gates), dtype=torch.float64).requires_grad_()
+    with gates, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        gates.use(values)
+        outputs = net(**x) if isinstance(x, dict) else net(*x) if isinstance(x, tuple) else net(x)
+        sum(t.square().sum() for t in tensors(outputs)).backward()
+    net.zero_grad()
+    if values.grad is None or not bool(values.grad.isfinite().all()):
+        return f"gradients of the gates are {values.grad}"
+    return ""
+
+
+def by_file(net: Network, x: Any, plan: Plan, found: Outcome) -> str:
+    """What is written into a file and read again is the same."""
+    if not found.groups:
+        return ""
+    gates = GateSet(net, x, scope=scope(net))
+    gates.load_masks(drawn(gates, 2))
+    cut = copy.deepcopy(net)
+    SepPrunePruner(cut, x, SepPruneImportance(gates)).step()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pruned(cut, Path(folder) / "cut.safetensors")
+        again = load_pruned(Path(folder) / "cut.safetensors", model=network(plan)[0])
+    return difference(run(again, x), run(cut, x))
 
 
 def ours(told: str) -> str:

@@ -93,7 +93,7 @@ def test_without_the_proof_some_network_is_offered_a_wrong_group(
 
 
 def test_every_step_is_drawn_and_most_networks_have_groups() -> None:
-    networks = [network(drawn_plan(seed))[0] for seed in range(400)]
+    networks = [network(drawn_plan(seed))[0] for seed in range(1000)]
     assert {name for net in networks for name in net.names} == set(Step.kinds)
     assert sum(len(net.names) for net in networks) / len(networks) > 3
     some = [outcome(drawn_plan(seed)) for seed in range(400, 420)]
