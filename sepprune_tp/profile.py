@@ -9,6 +9,7 @@ that predict the cost of a set of masks.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -217,10 +218,10 @@ def profile(
             share=_share(macs.get(module, 0), total_macs),
             params_share=_share(counts[module], total_params),
             part=part_of(name, model),
-            counted=module in macs or not _multiplies(module, name, counter),
+            counted=module in macs or not _multiplies(module, name, cost is not None, counter),
             module=module,
         )
-        for module, (name, kind, _) in layers.items()
+        for module, (name, kind, cost) in layers.items()
     ]
     rows += _operation_rows(model, counter, total_macs)
     kept = [row for row in rows if row.params or row.macs or row.kind != "weight"]
@@ -322,7 +323,16 @@ def _measure(
     places, operations = counter.modes()
     try:
         by_parts = run_by_parts(model.modules())
-        with eagerly(), eval_mode(model), torch.no_grad(), by_parts, places, operations:
+        with (
+            warnings.catch_warnings(),  # an operation's own, which would seem to be ours
+            eagerly(),
+            eval_mode(model),
+            torch.no_grad(),
+            by_parts,
+            places,
+            operations,
+        ):
+            warnings.simplefilter("ignore")
             call()
     except Exception as error:
         raise InputError(
@@ -373,11 +383,11 @@ def _count_parameters(layers: dict[nn.Module, bool]) -> dict[nn.Module, int]:
     return counts
 
 
-def _multiplies(module: nn.Module, name: str, counter: OperationCounter) -> bool:
+def _multiplies(module: nn.Module, name: str, whole: bool, counter: OperationCounter) -> bool:
     """Whether a layer holds a matrix of weights that was not counted, so that it may take MACs."""
     return any(
         p.dim() >= 2 and (f"{name}.{key}" if name else key) not in counter.weights
-        for key, p in module.named_parameters()
+        for key, p in module.named_parameters(recurse=whole)
     )
 
 

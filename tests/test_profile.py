@@ -138,23 +138,26 @@ def test_tied_weights_count_once_and_calls_add_up() -> None:
 
 
 class Sneaky(nn.Module):
-    """Uses one layer's weights without calling it, and a matrix of its own."""
+    """Uses one layer's weights without calling it, a matrix of its own, and one in a form unknown."""
 
     def __init__(self) -> None:
         super().__init__()
         self.used = nn.Linear(4, 4)
         self.hidden = nn.Linear(4, 4)
         self.mix = nn.Parameter(torch.eye(4))
+        self.two = nn.Bilinear(4, 4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.used(x) @ self.hidden.weight @ self.mix
+        return self.two(self.used(x) @ self.hidden.weight @ self.mix, x)
 
 
 def test_what_cannot_be_counted_is_named() -> None:
     found = profile(Sneaky(), torch.randn(2, 4))
-    assert found.macs == 2 * 16
-    assert {row.name for row in found.uncounted} == {"", "hidden"}
-    assert "MACs unknown" in str(found) and "hidden (linear)" in str(found)
+    assert found.macs == 3 * 2 * 16
+    rows = {row.name: row.macs for row in found.rows}
+    assert rows["used"] == rows["hidden.weight"] == rows["mix"] == 2 * 16
+    assert {row.name for row in found.uncounted} == {"two"}
+    assert "MACs unknown" in str(found) and "two (Bilinear)" in str(found)
     assert profile(Tied(), torch.randn(2, 4)).uncounted == []  # negative control
 
 

@@ -61,6 +61,10 @@ def _gates(file: str, right: str, wrong: str) -> Wrong:
     return Wrong(f"gates/{file}.py", right, wrong, (*GATES, *NETWORKS[:1], "test_budgets.py"))
 
 
+def _gated(right: str, wrong: str) -> Wrong:
+    return Wrong("graph/gating.py", right, wrong, (*GATES, *NETWORKS[:1], "test_budgets.py"))
+
+
 WRONG = [
     # -- labels: what goes together ----------------------------------------------------------------
     _graph("labels", "self._parent[high] = low", "self._parent[max(one, other)] = min(one, other)"),
@@ -83,7 +87,9 @@ WRONG = [
     ),
     # -- assembly: groups --------------------------------------------------------------------------
     _graph("assembly", "if len(group.components) < len(ordered):", "if False:"),
-    _graph("assembly", "if group.ungated is None and not any(", "if False and not any("),
+    _graph(
+        "assembly", "if group.ungated is None and not read and not any(", "if False and not any("
+    ),
     _graph("assembly", "if len(used) < 2 and used.keys() <= members:", "if False:"),
     _graph(
         "assembly",
@@ -120,7 +126,9 @@ WRONG = [
     ),
     _graph("tracer", "couple(self.shared, self.sites", "couple({}, self.sites"),
     _graph("tracer", "self._direct.protect(self.sites,", "self._direct.protect({},"),
-    _graph("tracer", "self._unite(known.outputs, merged)", "pass"),
+    _graph(
+        "tracer", "self._unite(merge_along(labels, axes[0], self.channels), known.outputs)", "pass"
+    ),
     # -- groups and cutting ------------------------------------------------------------------------
     _graph(
         "group",
@@ -139,7 +147,13 @@ WRONG = [
         "parameter.requires_grad_(True)",
     ),
     _graph("channel_graph", "self.sets[number].reason = reason", "pass"),
-    _graph("channel_graph", "settle(tracer.rectangles, tracer.channels, tracer.made())", "pass"),
+    _graph(
+        "channel_graph",
+        "settle(tracer.rectangles, channels, tracer.made(), tracer.bundles, self.axes)",
+        "pass",
+    ),
+    _graph("calls", "leaves[number] = leaves[number] * mask", "pass"),
+    _graph("rectangles", "if members and (together or find(entry) in whole):", "if False:"),
     _graph("choosing", "if why is not None:", "if False:"),
     _graph(
         "choosing",
@@ -147,18 +161,19 @@ WRONG = [
         "missing = set[int]()",
     ),
     # -- gates: what consumers read ----------------------------------------------------------------
-    _gates("patching", "if through and not rule.pools_channels(site.owner):", "if through:"),
-    _gates("patching", "and not rule.remembers(site.owner):", "and not through:"),
-    _gates("patching", "bool((mask == 1).all())", "bool((mask == 1).any())"),
-    _gates("patching", "gate_of.get(c, always) for c", "gate_of.get(c, 0) for c"),
-    _gates("patching", 'layer.module.__dict__.pop("forward", None)', "pass"),
-    _gates(
-        "patching", "if index is not None and index.numel() != count(layer.module):", "if False:"
+    _gated("if through and not rule.pools_channels(owner):", "if through:"),
+    _gated("and not rule.remembers(owner):", "and not through:"),
+    _gated("bool((mask == 1).all())", "bool((mask == 1).any())"),
+    _gated(
+        "gate_of.get(c, always) for c in site.components.tolist()",
+        "gate_of.get(c, 0) for c in site.components.tolist()",
     ),
+    _gated('layer.module.__dict__.pop("forward", None)', "pass"),
+    _gated("if index is not None and index.numel() != count(layer.module):", "if False:"),
     _gates("gate_set", "if self.model.training:", "if not self.model.training:"),
     _gates("gate_set", "if c.ungated is None]", "if c]"),
     _gates("gate_set", 'torch.tensor([float("inf")])', 'torch.tensor([float("-inf")])'),
-    _gates("gate_set", "if not bool(values.any()):", "if False:"),
+    _gates("masks", "if not bool(values.any()):", "if False:"),
     _gates(
         "cost", "row[gate_of.get(component, count)] += 1", "row[gate_of.get(component, count)] = 1"
     ),

@@ -62,7 +62,7 @@ def prove(graph: ChannelGraph, bench: Bench) -> Proof:
     state = _assume(graph, bench, _units)
     if any(len(unit) > 1 for unit, _ in state.bad):
         state = _assume(graph, bench, lambda graph: [[numbered] for numbered in graph.offered()])
-    refused = {n: _reason(graph, s, why) for unit, why in state.bad for n, s in unit}
+    refused = {n: _reason(graph, bench, (n, s), why) for unit, why in state.bad for n, s in unit}
     return Proof(refused, None, bench.error, bench.trials)
 
 
@@ -90,16 +90,20 @@ def _units(graph: ChannelGraph) -> list[Unit]:
     return list(found.values())
 
 
-def _reason(graph: ChannelGraph, channel_set: ChannelSet, failure: Failure) -> str:
-    suspicion = graph.suspicion(channel_set)
+def _reason(graph: ChannelGraph, bench: Bench, numbered: Numbered, failure: Failure) -> str:
+    suspicion = graph.suspicion(numbered[1])
     if suspicion is not None:
         return f"{suspicion} ({failure.what})"
     if failure.raised:
+        where = f", in {failure.where}" if failure.where else ""
         return (
-            f"the model does not run without it ({failure.what}): is a size written as a number "
-            "in its code?"
+            f"the model does not run without it ({failure.what}){where}: is a size written as a "
+            "number in its code?"
         )
-    return f"the pruned model is not the gated one: {failure.what}"
+    where = bench.first_difference(graph, [numbered]) if bench.runs < 2 * _RUNS else ""
+    return f"the pruned model is not the gated one: {failure.what}" + (
+        f", {where}" if where else ""
+    )
 
 
 # -- which sets fail ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ from ..layers.composite import named_layers, run_by_parts
 from .assembly import ChannelSet, Owner, Site
 from .gating import Places, gated_layers, gated_places, patch, patch_code, unpatch, unpatch_code
 from .outputs import tensors_of
+from .whereabouts import FOREIGN
 
 if TYPE_CHECKING:
     from .channel_graph import ChannelGraph
@@ -65,12 +67,14 @@ class Failure:
         raised: Whether the copy failed to run.
         modules: Names of the modules that were running, innermost first.
         trial: Number of the trial that failed.
+        where: File and line of the model's code that raised; empty if it is not known.
     """
 
     what: str
     raised: bool
     modules: tuple[str, ...] = ()
     trial: int = 0
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -381,7 +385,8 @@ class Bench:
                         got = self._run(cut, inputs)
                 except Exception as error:  # a model may raise anything
                     if again or not self._refuses(turn):
-                        return Failure(_first_line(error), True, self._running(error), turn)
+                        running = self._running(error)
+                        return Failure(_first_line(error), True, running, turn, _line_of(error))
                     inputs = self._variants[0]
                 else:
                     break
@@ -415,6 +420,35 @@ class Bench:
                 self._variants.pop(0)
         return len(self._variants) < before
 
+    def first_difference(self, graph: ChannelGraph, sets: Sequence[tuple[int, ChannelSet]]) -> str:
+        """Where gated and cut copies begin to differ: the first module that does; or nothing."""
+        keep = _masks(sets, 0)
+        chosen = [channel_set for _, channel_set in sets]
+        try:
+            with self._quietly():
+                cut = self._cut(graph, chosen, keep, self.widths)
+                made = _outputs_of(cut, lambda: self._run(cut, self._inputs))
+                gated = self._gated(graph, chosen, keep)
+                wanted = _outputs_of(self._base, lambda: gated(self._inputs))
+        except Exception:  # it failed before; that is what is told then
+            return ""
+        for name, output in made.items():
+            other = wanted.get(name)
+            layer = self._layers[name]
+            site = graph.site_named(name, "out")
+            if other is not None and site is not None and output.dim() == other.dim():
+                left = [i for i, c in enumerate(site.components.tolist()) if keep.get(c, True)]
+                for dim in range(other.dim()):
+                    if other.size(dim) == site.components.numel() and output.size(dim) == len(left):
+                        other = other.index_select(dim, torch.tensor(left))
+                        break
+            if other is None or other.shape != output.shape:
+                continue
+            off = _difference([output], [other])
+            if off is not None and not off <= _EXACT[self.dtype]:
+                return f"first behind '{name or 'the model'}'{_source_of(layer)}"
+        return ""
+
     def _running(self, error: Exception) -> tuple[str, ...]:
         """Names of the modules of the cut copy whose code raised, innermost first."""
         found: list[str] = []
@@ -423,6 +457,42 @@ class Bench:
             if name is not None and name not in found:
                 found.append(name)
         return tuple(found)
+
+
+def _outputs_of(model: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]:
+    """The first output of each module that returns a tensor, in the order in which they end."""
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in model.named_modules():
+
+        def hook(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            if isinstance(output, Tensor):
+                found.setdefault(name, output.detach().clone())
+
+        hooks.append(module.register_forward_hook(hook))
+    try:
+        run()
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found
+
+
+def _source_of(module: nn.Module) -> str:
+    """File and line of the forward of a module that is not torch's."""
+    code = getattr(getattr(type(module), "forward", None), "__code__", None)
+    if code is None or code.co_filename.startswith(FOREIGN):
+        return ""
+    return f" ({Path(code.co_filename).name}:{code.co_firstlineno})"
+
+
+def _line_of(error: Exception) -> str:
+    """File and line of the model's own code that raised."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        path = frame.f_code.co_filename
+        if not path.startswith((*FOREIGN, "<")):
+            return f"{Path(path).name}:{line}"
+    return ""
 
 
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:

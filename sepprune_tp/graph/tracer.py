@@ -354,6 +354,7 @@ class Tracer(TorchDispatchMode):
             known = self.bare.labels.get((name, axis))
             if known is not None:
                 self.channels.protect(known.tolist(), why)
+            self._protect_axis(name, axis, why)
             weight = self._weights.get(name)
             sites = None if weight is None else self.sites.get(weight)
             if weight is not None and sites is not None:
@@ -363,6 +364,18 @@ class Tracer(TorchDispatchMode):
                 ):
                     if side == axis and labels is not None:
                         self.channels.protect(labels.tolist(), why)
+
+    def _protect_axis(self, name: str, axis: int, why: str) -> None:
+        """Protect channels along an axis of a parameter of a layer with a forward of its own."""
+        path, _, key = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        sites = self.sites.get(module)
+        if module in self._own_rules and sites is not None:
+            sides = self._own_rules[module].sides(module).get(key, ())
+            side = sides[axis] if axis < len(sides) else None
+            labels = sites.inputs if side == "in" else sites.outputs if side == "out" else None
+            if labels is not None:
+                self.channels.protect(labels.tolist(), why)
 
     def _note_axes(self, before: set[tuple[str, int]]) -> None:
         """Remember when the axes of bare tensors were first met, among the layers."""
@@ -600,6 +613,7 @@ class Tracer(TorchDispatchMode):
                 continue
             self.sites.setdefault(owner, Sites(rule_of(owner), None, entries))
             axes.setdefault(name, []).append(owner)
+        made = {self.channels.find(n) for labels in self.made() for n in labels.tolist() if n}
         single: dict[nn.Module, nn.Parameter] = {}
         for name, owners in axes.items():
             tensor = self.bare.tensors[name]

@@ -12,9 +12,9 @@ from torch import nn
 
 from .labels import Channels, Place
 
-__all__ = ["Whereabouts"]
+__all__ = ["FOREIGN", "Whereabouts"]
 
-_FOREIGN = tuple(  # neither our files nor torch's are the model's own, by whatever path
+FOREIGN = tuple(  # neither our files nor torch's are the model's own, by whatever path
     f"{path}{os.sep}"
     for file, above in ((__file__, 1), (torch.__file__, 0))
     for path in (Path(file).parents[above], Path(file).resolve().parents[above])
@@ -53,7 +53,7 @@ class Whereabouts:
         frame = sys._getframe(1)
         while frame is not None:
             path = frame.f_code.co_filename
-            if not path.startswith((*_FOREIGN, "<")):
+            if not path.startswith((*FOREIGN, "<")):
                 return Place(self._doing, module, f"{Path(path).name}:{frame.f_lineno}")
             frame = frame.f_back  # type: ignore[assignment]
         return Place(self._doing, module, "")
