@@ -624,11 +624,12 @@ class Tracer(TorchDispatchMode):
                     assert labels is not None
                     why = f"'{name}' meets it in a way that has no rule"
                     self.channels.protect(labels.tolist(), why)
-                elif (
-                    isinstance(tensor, nn.Parameter) and len(owners) == 1 and tensor not in weights
-                ):
-                    single[owner] = tensor
-                    self.parameter_dims[tensor] = owner.dim
+                elif isinstance(tensor, nn.Parameter) and len(owners) == 1:
+                    entries = self.bare.labels[name, owner.dim].tolist()
+                    made_elsewhere = made & {self.channels.find(entry) for entry in entries}
+                    if made_elsewhere and tensor not in weights:
+                        single[owner] = tensor
+                        self.parameter_dims[tensor] = owner.dim
         bare = [o for o in self.sites if isinstance(o, BareTensor)]
         for stand_in in filter(self._in_custom, bare):
             del self.sites[stand_in]  # a user's pruner cuts it
