@@ -126,6 +126,7 @@ class GateSet:
         self._layers: list[GatedLayer] = gated_layers(self._sets, gate_of, self.graph)
         self._places = gated_places(self.graph.places, self.graph.roots, gate_of)
         self._code: list[nn.Module] = []
+        self._parts = self._parts_of_groups(gate_of)
         columns = self._output_columns(gate_of)
         device = next(model.parameters()).device
         self.generator = torch.Generator().manual_seed(seed)
@@ -149,6 +150,17 @@ class GateSet:
     def __len__(self) -> int:
         """Number of gates."""
         return int(self.scores.numel())
+
+    def _parts_of_groups(self, gate_of: Mapping[int, int]) -> list[tuple[str, Tensor]]:
+        """Layers that hold a part of a group's channels and no others, with the gates of these."""
+        found = []
+        for channel_set in self._sets:
+            for site in channel_set.sites:
+                used = site.members().keys()
+                if used < set(channel_set.components):
+                    gates = torch.tensor([gate_of[c] for c in used])
+                    found.append((self.graph.name_of(site.owner), gates))
+        return found
 
     def _output_columns(self, gate_of: dict[int, int]) -> dict[str, Tensor]:
         """For each layer with gated output channels, the gate of each (-1: none)."""
@@ -228,6 +240,12 @@ class GateSet:
         keep = self.keep
         for group, mask in checked_masks(masks, self.groups).items():
             keep[group.gates] = mask
+        for name, part in self._parts:
+            if not bool(keep[part].any()):
+                raise InputError(
+                    f"the masks close all {part.numel()} channels of '{name}', which has a part of "
+                    "the group's only: a layer without channels cannot run. Keep one of them"
+                )
         return keep
 
     def set_keep(self, keep: Tensor) -> None:

@@ -63,7 +63,8 @@ def keeps_a_channel(graph: ChannelGraph, group: ChannelGroup | GroupUnion) -> bo
     if isinstance(group, GroupUnion):
         return all(len(members) < channel_set.size for channel_set, members in group.parts)
     chosen = {c for item in group for c in _components(graph, group, item)}
-    return len(chosen) < group.channel_set.size
+    some = len(chosen) < group.channel_set.size
+    return some and all(site.members().keys() - chosen for site in group.channel_set.sites)
 
 
 def _components(graph: ChannelGraph, group: ChannelGroup, item: Any) -> list[int]:

@@ -9,8 +9,10 @@ by value: one gated, one cut, with random masks of every group at once.
 from __future__ import annotations
 
 import copy
+import random
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -374,7 +376,7 @@ class Bench:
         worst = 0.0
         small = min(channel_set.size for channel_set in chosen) <= _SMALL
         doubtful = any(graph.suspicion(s) for s in chosen)
-        more = range(2, _TURNS) if doubtful else range(2, 2 + small)
+        more = range(2, _TURNS) if doubtful else range(2, 2 + 2 * small)
         for turn in (first, *(t for t in (0, 1, *more) if t != first)):
             keep = _masks(sets, turn)
             inputs = self._variants[0] if turn == 1 else self._inputs
@@ -503,29 +505,35 @@ def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
 
 
 def _masks(sets: Sequence[tuple[int, ChannelSet]], turn: int) -> dict[int, bool]:
-    """Random masks of every set, each of another width.
+    """Masks of every set in one turn.
 
-    The second closes channels that the first keeps, and is of other parity; others are blocks.
+    Turns come in pairs: the second closes what the first keeps, one more where the widths would be
+    of one parity, so that every channel is closed. Sets of one size keep different numbers of
+    channels, in the first pair of turns or, where there are many, in a later one.
     """
     keep: dict[int, bool] = {}
-    for number, channel_set in sets:
+    seen: Counter[int] = Counter()
+    for _, channel_set in sets:
         size = channel_set.size
-        draw = torch.Generator().manual_seed(7919 * number + size)
-        first = _width(size, draw)
-        second = _width(size, draw)
-        if (first - second) % 2 == 0:
-            second += 1 if second + 1 < size else -1
-        order = torch.randperm(size, generator=draw).tolist()
-        if turn == 0:
-            chosen = set(order[:first])
-        elif turn == 1:
-            chosen = set((order[first:] + order[:first])[: max(1, second)])
+        place = seen[size]
+        seen[size] += 1
+        draw = random.Random(f"{size} {place} {turn // 2}")
+        order = draw.sample(range(size), size)
+        width = _width(size, place, turn // 2)
+        if size == 2 and turn > 1:  # both or one: the only way to tell two such sets apart
+            both = (place >> (turn // 2 - 1)) % 2 == turn % 2
+            chosen = set(order if both else order[:1])
+        elif turn % 2 == 0:
+            chosen = set(order[:width])
         else:
-            draw.manual_seed(7919 * number + size + turn)
-            width = _width(size, draw)
-            start = int(torch.randint(size, (1,), generator=draw))
-            chosen = {(start + i) % size for i in range(width)}
-        keep.update((c, i in chosen) for i, c in enumerate(channel_set.components))
+            spare = int(size % 2 == 0 and size - width > 1 and size > 2)
+            chosen = set(order[width + spare :])
+        mask = {c: i in chosen for i, c in enumerate(channel_set.components)}
+        for site in channel_set.sites:  # none without a channel
+            used = site.members()
+            if used.keys() <= mask.keys() and not any(mask[c] for c in used):
+                mask[next(iter(used))] = True
+        keep.update(mask)
     return keep
 
 
@@ -533,11 +541,16 @@ _TURNS = 6
 _SMALL = 8  # sets whose widths easily agree by chance
 
 
-def _width(size: int, draw: torch.Generator) -> int:
-    low, high = max(1, size // 4), max(1, min(size - 1, (3 * size + 3) // 4))
-    if size == 2:
-        high = 2  # else two sets of two channels would always keep one of each
-    return int(torch.randint(low, high + 1, (1,), generator=draw))
+def _width(size: int, place: int, pair: int) -> int:
+    """How many channels a set keeps, by its place among those of its size."""
+    if size <= _SMALL:
+        options = sorted(range(1, size), key=lambda n: (abs(2 * n - size), n)) or [1]
+        for _ in range(pair):
+            place //= len(options)
+        return options[place % len(options)]
+    low = size // 4
+    span = 3 * size // 4 - low + 1
+    return low + (span // 2 + place * (span * 5 // 8 | 1) + pair * (span // 3)) % span
 
 
 def _removed(

@@ -625,8 +625,8 @@ class Tracer(TorchDispatchMode):
                     why = f"'{name}' meets it in a way that has no rule"
                     self.channels.protect(labels.tolist(), why)
                 elif isinstance(tensor, nn.Parameter) and len(owners) == 1:
-                    entries = self.bare.labels[name, owner.dim].tolist()
-                    made_elsewhere = made & {self.channels.find(entry) for entry in entries}
+                    held = self.bare.labels[name, owner.dim].tolist()
+                    made_elsewhere = made & {self.channels.find(entry) for entry in held}
                     if made_elsewhere and tensor not in weights:
                         single[owner] = tensor
                         self.parameter_dims[tensor] = owner.dim
@@ -641,10 +641,10 @@ class Tracer(TorchDispatchMode):
                 for labels in (known.inputs, known.outputs):
                     self.channels.protect([] if labels is None else labels.tolist(), why)
         found: dict[nn.Module | nn.Parameter, Sites] = {}
-        for held, sites in self.sites.items():
-            parameter = single.get(held) if isinstance(held, nn.Module) else None
+        for site_owner, sites in self.sites.items():
+            parameter = single.get(site_owner) if isinstance(site_owner, nn.Module) else None
             if parameter is None:
-                found[held] = sites
+                found[site_owner] = sites
             else:
                 found[parameter] = Sites(None, None, sites.outputs)
         self.sites = found
