@@ -559,7 +559,7 @@ class Masked(Step):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.moved.there(x)
-        lengths = torch.full((len(x),), x.size(1) - 1)
+        lengths = torch.full((len(x),), max(1, x.size(1) - 1))
         mask = torch.arange(x.size(1))[None] < lengths[:, None]
         y = self.layer(x)
         if self.how == "fill":
