@@ -19,6 +19,7 @@ from benchmarks.harness.config import Experiment, find  # noqa: E402
 from benchmarks.harness.dense import description_of  # noqa: E402
 from benchmarks.kinds.grid import current  # noqa: E402
 from benchmarks.pages.quality import lead, of_torch_pruning, values_by_seed  # noqa: E402
+from benchmarks.zoo.table import summary  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -101,6 +102,18 @@ def coverage_line() -> str:
     )
 
 
+def zoo_lines() -> list[str]:
+    """Networks of other people in four lines; none before they are measured."""
+    path = RESULTS / "zoo.json"
+    if not path.is_file():
+        return []
+    first, *rest = summary(json.loads(path.read_text()))
+    return [
+        f"- Of networks that other people wrote ([zoo](benchmarks/results/zoo.md)): {first}",
+        *(f"- {line}" for line in rest),
+    ]
+
+
 def lines() -> list[str]:
     """The text between the markers."""
     experiment = find("quality")
@@ -130,6 +143,7 @@ def lines() -> list[str]:
         "",
         *udsp_line(runs),
         coverage_line(),
+        *zoo_lines(),
         f"- A search step costs {search['ratio']:.2f} × a forward and backward pass with frozen "
         f"weights (Conv-TasNet, {search['params'] / 1e6:.2f} M parameters); its channel graph "
         f"takes {graph['graph_seconds']:.1f} s.",
