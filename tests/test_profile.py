@@ -138,7 +138,7 @@ def test_tied_weights_count_once_and_calls_add_up() -> None:
 
 
 class Sneaky(nn.Module):
-    """Uses a layer's weights without calling it, a matrix of its own, and one in an unknown form."""
+    """Uses a layer's weights without calling it, its own matrix, and one in an unknown form."""
 
     def __init__(self) -> None:
         super().__init__()

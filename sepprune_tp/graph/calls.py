@@ -83,6 +83,18 @@ class CallPlace:
         """All of its gates."""
         return [gate for gates in self.gates.values() for gate in gates]
 
+    def unite(self) -> None:
+        """Make one of the gates of all turns where they agree on what both know."""
+        every: dict[int, Tensor] = {}
+        for gate in self.every():
+            for number, index in gate.indices.items():
+                if number in every and not torch.equal(every[number], index):
+                    return
+                every[number] = index
+        if len(self.gates) == self.turns:
+            for gate in self.every():
+                gate.indices = every
+
     def at(self, turn: int) -> CallGate | None:
         """The gate of a turn."""
         if len(self.gates) == self.turns and len(self.every()) and self._alike():

@@ -225,9 +225,9 @@ class ChannelGraph(tp.DependencyGraph):
             for gates in place.gates.values():
                 first, *others = gates
                 for gate in others:
-                    same = gate.labels.keys() == first.labels.keys() and all(
+                    same = gate.pools == first.pools and all(
                         torch.equal(self.roots[gate.labels[i]], self.roots[first.labels[i]])
-                        for i in gate.labels
+                        for i in gate.labels.keys() & first.labels.keys()
                     )
                     if not same:
                         why = (

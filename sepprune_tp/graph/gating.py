@@ -100,16 +100,17 @@ def gated_places(places: Places, roots: Tensor, gate_of: Mapping[int, int]) -> P
     for at, place in places.items():
         made = CallPlace({}, place.turns)
         for turn, gates in place.gates.items():
-            for gate in gates:
-                indices = {}
-                for number, labels in gate.labels.items():
-                    components = roots[labels].flatten().tolist()
-                    index = [gate_of.get(c, always) for c in components]
-                    indices[number] = torch.tensor(index).view(labels.shape)
-                copied = CallGate(
-                    gate.module, gate.key, gate.name, gate.pools, gate.labels, indices
-                )
-                made.gates.setdefault(turn, []).append(copied)
+            first = gates[0]  # others are of other runs, or for other arguments: one for all
+            every = {n: labels for gate in reversed(gates) for n, labels in gate.labels.items()}
+            indices = {}
+            for number, labels in every.items():
+                components = roots[labels].flatten().tolist()
+                index = [gate_of.get(c, always) for c in components]
+                indices[number] = torch.tensor(index).view(labels.shape)
+            made.gates[turn] = [
+                CallGate(first.module, first.key, first.name, first.pools, every, indices)
+            ]
+        made.unite()
         if any(
             bool((index < always).any()) for gate in made.every() for index in gate.indices.values()
         ):

@@ -388,6 +388,11 @@ def _slice(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
     if constant_along(labels, dim) or size <= 1:
         return
     why = "channels are cut out by fixed positions"
+    step = named.get("step") or 1
+    if step > 1 and size % step == 0 and left == size // step:  # one of several interleaved parts
+        tracer.suspect([labels], why)
+        tie(tracer.channels, labels.unflatten(dim, (-1, step)), dim % labels.dim() + 1)
+        return
     equal = (
         packet is aten.slice and left > 1 and size % left == 0 and named.get("step") in (None, 1)
     )
@@ -438,6 +443,14 @@ def _unbind(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
         keep_axis(tracer, labels, dim, "channels are taken apart one by one")
 
 
+def _shuffle(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
+    """Equal parts of the channels are interleaved, so they shrink alike."""
+    labels = tracer.store.get(named["self"] if "self" in named else named["input"])
+    if labels is not None and not constant_along(labels, 1):
+        tie(tracer.channels, labels.unflatten(1, (named["groups"], -1)), 1)
+    rearrange(tracer, operation, named, output)
+
+
 def _no_labels(tracer: Tracing, operation: Any, named: Named, output: Any) -> None:
     """The output holds no data of the inputs (zeros_like, shape queries...)."""
 
@@ -463,7 +476,7 @@ _NAMES: dict[Rule, str] = {
     write: "copy_",
     rearrange: (
         "repeat flip roll im2col tril triu pixel_shuffle pixel_unshuffle "
-        "repeat_interleave _reshape_copy rot90 view_copy permute_copy channel_shuffle diag_embed"
+        "repeat_interleave _reshape_copy rot90 view_copy permute_copy diag_embed"
     ),
     join_tensors: "cat stack",
     put: "index_put index_put_ _index_put_impl_",
@@ -501,6 +514,7 @@ _NAMES: dict[Rule, str] = {
     _scan: (
         "_softmax _log_softmax cumsum cumprod cummax cummin sort topk _fft_r2c _fft_c2c _fft_c2r"
     ),
+    _shuffle: "channel_shuffle native_channel_shuffle",
     _glu: "glu",
     _reshape: "view _unsafe_view reshape unflatten flatten",
     _slice: "slice select narrow",
