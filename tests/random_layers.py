@@ -373,7 +373,9 @@ class Norm(Step):
             self.norm = nn.LayerNorm(c, elementwise_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.moved.back(self.norm(self.moved.there(x)))
+        x = self.moved.there(x)
+        x = x.contiguous() if isinstance(self.norm, nn.LocalResponseNorm) else x
+        return self.moved.back(self.norm(x))
 
 
 class NormFunction(Step):

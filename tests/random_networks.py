@@ -41,7 +41,7 @@ from sepprune_tp import (
     profile,
     save_pruned,
 )
-from sepprune_tp.errors import SepPruneError
+from sepprune_tp.errors import InputError, SepPruneError
 
 LAYOUTS: dict[str, Form] = {
     "bct": Form("bct", (2, 3, 6)),
@@ -299,7 +299,7 @@ def by_masks(net: Network, x: Tensor, plan: Plan, found: Outcome) -> str:
         return wrong
     inputs = [x, *other_inputs(net, x, plan)]
     for seed in (0, 1):
-        gates.load_masks(drawn(gates, seed))
+        close_some(gates, seed)
         with gates:
             gated = [run(net, one) for one in inputs]
         cut = copy.deepcopy(net)
@@ -323,9 +323,8 @@ def by_masks(net: Network, x: Tensor, plan: Plan, found: Outcome) -> str:
         if wrong := difference(run(net, x), dense):
             return f"open gates change the model: {wrong}"
     total = sum(p.numel() for p in net.parameters())
-    found.share = (
-        1 - gates.cost({g.name: torch.arange(g.size) < 1 for g in gates.groups}).params / total
-    )
+    least = gates.cost_model.exact(torch.zeros(len(gates), dtype=torch.bool)).params
+    found.share = 1 - least / total
     return ""
 
 
@@ -353,19 +352,34 @@ def by_ratio(net: Network, x: Tensor, plan: Plan, found: Outcome) -> str:
 
 def by_gradients(net: Network, x: Any, plan: Plan, found: Outcome) -> str:
     """Gates that are neither open nor closed get gradients."""
-    if not found.groups:
+    if not found.groups or not learns(net, x):
         return ""
     gates = GateSet(net, x, scope=scope(net))
     values = torch.linspace(0.3, 0.9, len(gates), dtype=torch.float64).requires_grad_()
-    with gates, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with gates:
         gates.use(values)
-        outputs = net(**x) if isinstance(x, dict) else net(*x) if isinstance(x, tuple) else net(x)
-        sum(t.square().sum() for t in tensors(outputs)).backward()
-    net.zero_grad()
+        learn(net, x)
     if values.grad is None or not bool(values.grad.isfinite().all()):
         return f"gradients of the gates are {values.grad}"
     return ""
+
+
+def learn(net: Network, x: Any) -> None:
+    """A backward pass."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = net(**x) if isinstance(x, dict) else net(*x) if isinstance(x, tuple) else net(x)
+        sum(t.square().sum() for t in tensors(outputs)).backward()
+    net.zero_grad()
+
+
+def learns(net: Network, x: Any) -> bool:
+    """Whether the dense network has a backward pass: operations in place may spoil it."""
+    try:
+        learn(net, x)
+    except RuntimeError:
+        return False
+    return True
 
 
 def by_file(net: Network, x: Any, plan: Plan, found: Outcome) -> str:
@@ -373,7 +387,7 @@ def by_file(net: Network, x: Any, plan: Plan, found: Outcome) -> str:
     if not found.groups:
         return ""
     gates = GateSet(net, x, scope=scope(net))
-    gates.load_masks(drawn(gates, 2))
+    close_some(gates, 2)
     cut = copy.deepcopy(net)
     SepPrunePruner(cut, x, SepPruneImportance(gates)).step()
     with tempfile.TemporaryDirectory() as folder:
@@ -387,16 +401,24 @@ def ours(told: str) -> str:
     return next((f"told: {told[:400]}" for words in MISTAKES if words in told), "")
 
 
-def drawn(gates: GateSet, seed: int) -> dict[str, Tensor]:
-    """Random masks, sparse and dense ones, that keep one channel at least."""
+def close_some(gates: GateSet, seed: int) -> None:
+    """Close channels at random: few in some groups and most in others."""
     generator = torch.Generator().manual_seed(seed)
-    masks = {}
-    for group in gates.groups:
-        share = torch.rand(1, generator=generator)
-        mask = torch.rand(group.size, generator=generator) < share
-        mask[int(torch.randint(group.size, (1,), generator=generator))] = True
-        masks[group.name] = mask
-    return masks
+    for least in (0.0, 0.3, 0.6, 1.0):
+        try:
+            gates.load_masks({g.name: drawn(g.size, least, generator) for g in gates.groups})
+            return
+        except InputError as error:  # a layer has a part of a group only, and would lose it all
+            if "a part of the group" not in str(error):
+                raise
+
+
+def drawn(size: int, least: float, generator: torch.Generator) -> Tensor:
+    """A random mask that keeps a random share, and one channel at least."""
+    share = least + (1 - least) * torch.rand(1, generator=generator)
+    mask = torch.rand(size, generator=generator) < share
+    mask[int(torch.randint(size, (1,), generator=generator))] = True
+    return mask
 
 
 def difference(got: list[Tensor], wanted: list[Tensor]) -> str:
