@@ -200,8 +200,9 @@ class BareTensors:
     ) -> bool:
         """Channels that lie along several axes: an entry may stand for several of them."""
         order = [*along, *(d for d in range(labels.dim()) if d not in along)]
-        grid = labels.permute(order).flatten(len(along)).amax(-1)
-        ids = numbers.permute(order).flatten(len(along))[..., 0]
+        shape = [labels.size(d) for d in along]
+        grid = labels.permute(order).reshape(*shape, -1).amax(-1)
+        ids = numbers.permute(order).reshape(*shape, -1)[..., 0]
         if len(axes) > 1:  # one axis of the parameter, split like the channels
             flat = self.lines(ids.flatten(), 0)
             if flat is not None and len(flat) == 1:

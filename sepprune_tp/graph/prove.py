@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,8 +278,9 @@ class Bench:
         tensors = [v for v in tree_leaves(self._inputs) if isinstance(v, Tensor) and v.dim()]
         if not tensors or len({len(t) for t in tensors}) > 1 or any(t.dim() < 2 for t in tensors):
             return [self._inputs]
-        twice = tree_map(_twice, self._inputs)
-        return [tree_map(_shorter, twice), twice, self._inputs]
+        more = tree_map(_repeated, self._inputs)
+        shorter = [tree_map(partial(_shorter, axis=axis), more) for axis in (-1, 1)]
+        return [*shorter, more, self._inputs]
 
     # -- gated and cut ----------------------------------------------------------------------------
 
@@ -507,8 +509,8 @@ def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
 def _masks(sets: Sequence[tuple[int, ChannelSet]], turn: int) -> dict[int, bool]:
     """Masks of every set in one turn.
 
-    Turns come in pairs: the second closes what the first keeps, one more where the widths would be
-    of one parity, so that every channel is closed. Sets of one size keep different numbers of
+    Turns come in pairs: the second closes what the first keeps, so that every channel is closed, and
+    one more of a large set where the widths would be of one parity. Sets of one size keep different numbers of
     channels, in the first pair of turns or, where there are many, in a later one.
     """
     keep: dict[int, bool] = {}
@@ -544,13 +546,15 @@ _SMALL = 8  # sets whose widths easily agree by chance
 def _width(size: int, place: int, pair: int) -> int:
     """How many channels a set keeps, by its place among those of its size."""
     if size <= _SMALL:
-        options = sorted(range(1, size), key=lambda n: (abs(2 * n - size), n)) or [1]
+        # first what does not divide the size: heads of a fixed width would still fit in number
+        options = sorted(range(1, size), key=lambda n: (size % n == 0, abs(2 * n - size), n)) or [1]
         for _ in range(pair):
-            place //= len(options)
+            place = place // len(options) + 1
         return options[place % len(options)]
     low = size // 4
     span = 3 * size // 4 - low + 1
-    return low + (span // 2 + place * (span * 5 // 8 | 1) + pair * (span // 3)) % span
+    width = low + (span // 2 + place * (span * 5 // 8 | 1) + pair * (span // 3)) % span
+    return width + (size % width == 0)
 
 
 def _removed(
@@ -600,17 +604,24 @@ def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.to(tensor)
 
 
-def _twice(value: Any) -> Any:
+def _repeated(value: Any) -> Any:
+    """Another batch size: three times the example, or twice a large one."""
     if not isinstance(value, Tensor) or not value.dim():
         return value
     other = value.flip(-1) if value.is_floating_point() else value
-    return torch.cat([value, other])
+    return torch.cat([value, other, value] if value.numel() < _FEW else [value, other])
 
 
-def _shorter(value: Any) -> Any:
+_FEW = 10_000  # numbers in an example that is small
+
+
+def _shorter(value: Any, axis: int) -> Any:
+    """Another length along an axis, an odd one."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
         return value
-    return value[..., : value.shape[-1] - value.shape[-1] // 4].contiguous()
+    length = value.shape[axis] - value.shape[axis] // 4
+    length = max(1, length - (length % 2 == 0))
+    return value.narrow(axis, 0, length).contiguous()
 
 
 def _first_line(error: Exception) -> str:
