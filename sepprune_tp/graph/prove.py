@@ -509,9 +509,10 @@ def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
 def _masks(sets: Sequence[tuple[int, ChannelSet]], turn: int) -> dict[int, bool]:
     """Masks of every set in one turn.
 
-    Turns come in pairs: the second closes what the first keeps, so that every channel is closed, and
-    one more of a large set where the widths would be of one parity. Sets of one size keep different numbers of
-    channels, in the first pair of turns or, where there are many, in a later one.
+    Turns come in pairs: the second closes what the first keeps, so that every channel is closed,
+    and one more of a large set where the widths would be of one parity. Sets of one size keep
+    different numbers of channels, in the first pair of turns or, where there are many, in a later
+    one.
     """
     keep: dict[int, bool] = {}
     seen: Counter[int] = Counter()
@@ -528,7 +529,7 @@ def _masks(sets: Sequence[tuple[int, ChannelSet]], turn: int) -> dict[int, bool]
         elif turn % 2 == 0:
             chosen = set(order[:width])
         else:
-            spare = int(size % 2 == 0 and size - width > 1 and size > 2)
+            spare = int(size % 2 == 0 and size > _SMALL)
             chosen = set(order[width + spare :])
         mask = {c: i in chosen for i, c in enumerate(channel_set.components)}
         for site in channel_set.sites:  # none without a channel
