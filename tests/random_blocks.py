@@ -584,6 +584,8 @@ class LongFilter(Step):
     def draw(self, pick: Pick, form: Form) -> None:
         sequence(form)
         self.moved, t = Moved(pick, form, 1), form.size("t")
+        if t < 3:
+            raise UnfitError("short")
         self.how = pick.of("fourier, conv, decay, response, complex")
         hold(self, "filter", held(pick, noise(form.channels, 3)))
         self.scale = nn.Parameter(torch.view_as_complex(noise(form.channels, t // 2 + 1, 2)))
