@@ -38,9 +38,6 @@ NOT_YET: dict[str, str] = {
     "group_norm_by_views": (
         "protected: '2' (146 parameters): it is an output of the model   '0', '2' (80 parameter"
     ),
-    "similarity_with_a_second_branch": (
-        "protected: '0', '1.other', '2' (104 parameters): 'cosine_similarity' in '1' reads othe"
-    ),
     "learned_positions_resized": (
         "protected: '2' (146 parameters): it is an output of the model   '1' (128 parameters): "
     ),
@@ -71,26 +68,14 @@ NOT_YET: dict[str, str] = {
     "a_learned_first_state": (
         "protected: in part, 1.rnn: the model does not run without it (Expected hidden size (1,"
     ),
-    "cells_in_a_loop": (
-        "protected: '0', '1.cell.weight_ih', '1.cell.weight_hh' and 1 more (376 parameters): 'l"
-    ),
-    "cells_of_a_gru_in_a_loop": (
-        "protected: '0', '1.cell.weight_ih', '1.cell.weight_hh' and 1 more (292 parameters): 'g"
-    ),
-    "plain_cells_that_feed_themselves": (
-        "protected: in part, 0: 'rnn_tanh_cell' in '1.cell' reads other channels each time that"
-    ),
-    "cells_in_two_layers": (
-        "protected: '0', '1.cells.0.weight_ih', '1.cells.1.weight_ih' and 1 more (376 parameter"
-    ),
     "decoder_that_attends": (
         "protected: in part, 1.encoder: the pruned model is not the gated one: gated and cut di"
     ),
     "cell_of_linear_layers": (
-        "protected: in part, 1.x: the model does not run without it (The size of tensor a (3) m"
+        "protected: in part, 1.x: the model does not run without it (The size of tensor a (4) m"
     ),
     "minimal_gated_unit": (
-        "protected: in part, 1.f: the model does not run without it (The size of tensor a (3) m"
+        "protected: in part, 1.f: the model does not run without it (The size of tensor a (4) m"
     ),
     "mean_of_flattened_channels": (
         "protected: '2' (50 parameters): it is an output of the model   '0', '2' (32 parameters"
@@ -113,9 +98,6 @@ NOT_YET: dict[str, str] = {
     "pooled_with_indices_and_back": (
         "protected: '0', '1.mix' (152 parameters): operation 'max_unpool2d' has no rule and may"
     ),
-    "channel_shuffle_layer": (
-        "protected: '2' (146 parameters): it is an output of the model   '0', '2' (80 parameter"
-    ),
     "heads_by_einsum": (
         "protected: '1' (128 parameters): there is no rule for Part   '0' (40 parameters): a pr"
     ),
@@ -130,12 +112,6 @@ NOT_YET: dict[str, str] = {
     ),
     "halves_by_unflatten": (
         "protected: '0', '2' (40 parameters): 'prod' pools over channels outside a known norm, "
-    ),
-    "pairs_by_steps": (
-        "protected: '0', '2' (32 parameters): channels are cut out by fixed positions, in '1' ("
-    ),
-    "pairs_by_steps_and_back": (
-        "protected: '2' (50 parameters): it is an output of the model   '0', '2' (32 parameters"
     ),
     "pairs_as_complex_numbers": (
         "protected: '0', '2' (40 parameters): it would leave a layer without channels   '2' (27"
@@ -164,15 +140,6 @@ NOT_YET: dict[str, str] = {
     ),
     "weights_pruned_one_by_one": (
         "reason: 0: the model does not run without it (cannot assign 'torch.DoubleTensor' as pa"
-    ),
-    "numbers_in_a_dataclass": (
-        "reason: 0: the model does not run without it (mat1 and mat2 shapes cannot be multiplie"
-    ),
-    "numbers_in_a_dictionary": (
-        "reason: 0: the model does not run without it (mat1 and mat2 shapes cannot be multiplie"
-    ),
-    "a_number_in_the_code": (
-        "reason: 0: the model does not run without it (mat1 and mat2 shapes cannot be multiplie"
     ),
     "sine_positions_of_the_present_width": (
         "reason: 0: the pruned model is not the gated one: gated and cut differ by … of the lar"
