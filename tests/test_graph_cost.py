@@ -100,7 +100,8 @@ def test_the_forest_holds_one_edge_a_union() -> None:
     labels = int(graph.channels.roots().numel())
     roots = torch.unique(graph.channels.roots()).numel()
     assert len(graph.channels.meetings.one) == labels - roots
-    assert len(graph.channels.places) <= 20  # one for each addition that united something
+    # one for each addition that united something, and two of what is settled afterwards
+    assert len(graph.channels.places) <= 20 + 2
 
 
 # -- of a full-size model ------------------------------------------------------------------------

@@ -84,10 +84,14 @@ def test_torch_pruning_halves_it(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) < limit * before
 
 
-def test_what_swin_keeps() -> None:
-    """It hands the weights of its attention to a function, which no rule can look into."""
+def test_swin_goes_whole() -> None:
+    """It hands the weights of its attention to a function: these are found at the operation.
+
+    The widths of heads are taken from the width of the stream (``C // heads``), so they go with it.
+    """
     graph = ChannelGraph("all").build_dependency(*built("swin"))
-    assert {n for n, _ in graph.named_groups()} == {
-        f"features.{i}.{b}.mlp.0" for i, b in ((1, 0), (3, 0), (3, 1))
-    }
-    assert "a product with a tensor that has no channels" in graph.protected["features.0.0"]
+    mlps = {f"features.{i}.{b}.mlp.0" for i, b in ((1, 0), (3, 0), (3, 1))}
+    assert {n for n, _ in graph.named_groups()} == mlps | {"features.0.0", "features.2.reduction"}
+    together = dict(graph.named_groups())["features.0.0"].channel_set
+    assert {"features.1.0.attn.qkv"} <= {graph.name_of(site.owner) for site in together.sites}
+    assert graph.protected == {"head": "it is an output of the model"}
