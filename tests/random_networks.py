@@ -354,11 +354,14 @@ def by_gradients(net: Network, x: Any, plan: Plan, found: Outcome) -> str:
     """Gates that are neither open nor closed get gradients."""
     if not found.groups or not learns(net, x):
         return ""
+    dense = run(net, x)
     gates = GateSet(net, x, scope=scope(net))
     values = torch.linspace(0.3, 0.9, len(gates), dtype=torch.float64).requires_grad_()
     with gates:
         gates.use(values)
         learn(net, x)
+        if values.grad is None and not difference(run(net, x), dense):
+            return ""  # no output depends on them
     if values.grad is None or not bool(values.grad.isfinite().all()):
         return f"gradients of the gates are {values.grad}"
     return ""
