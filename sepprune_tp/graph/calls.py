@@ -302,6 +302,15 @@ _ALIASES = {"axis": "dim", "keepdims": "keepdim", "x": "input"}
 """NumPy's names of arguments, which torch takes, too."""
 
 
+def _tiled(mask: Tensor, tensor: Tensor) -> Tensor:
+    """A mask repeated along axes that hold its channels several times."""
+    if mask.dim() != tensor.dim():
+        return mask
+    sizes = zip(mask.shape, tensor.shape, strict=True)
+    times = [n // m if 1 < m < n and n % m == 0 else 1 for m, n in sizes]
+    return mask.repeat(times) if max(times, default=1) > 1 else mask
+
+
 def _check_sizes(gate: CallGate, tensor: Tensor, mask: Tensor) -> None:
     sizes = zip(mask.shape, tensor.shape, strict=False)
     if mask.dim() != tensor.dim() or any(m not in (1, n) for m, n in sizes):
@@ -349,8 +358,9 @@ def _run(gate: CallGate, values: Tensor, func: Any, args: Any, kwargs: Any) -> A
     for number, index in gate.indices.items():
         mask = values[index.to(values.device)]
         if values.requires_grad or not bool((mask == 1).all()):
-            masks[number] = mask.to(leaves[number].dtype)
+            mask = _tiled(mask.to(leaves[number].dtype), leaves[number])
             _check_sizes(gate, leaves[number], mask)
+            masks[number] = mask
     if not masks:
         return func(*args, **kwargs)
     if gate.pools:

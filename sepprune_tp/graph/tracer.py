@@ -979,11 +979,23 @@ def _along(labels: Tensor, axis: int, out: Tensor) -> Tensor:
 
 
 def _compressed(labels: Tensor) -> Tensor:
-    """Labels with one element along each axis on which they do not change; int64, a copy."""
+    """Labels with one element along each axis on which they do not change; int64, a copy.
+
+    Of an axis along which they repeat (heads in the batch axis), one period.
+    """
     along = varying_dims(labels)
     for dim in range(labels.dim()):
         if dim not in along and labels.size(dim) > 1:
             labels = labels.amax(dim, keepdim=True)
+    for dim in along:
+        size = labels.size(dim)
+        for period in range(2, size // 2 + 1):
+            if size % period == 0:
+                once = labels.narrow(dim, 0, period)
+                tiled = torch.cat([once] * (size // period), dim)
+                if torch.equal(tiled, labels):
+                    labels = once
+                    break
     return labels.long().clone()
 
 
