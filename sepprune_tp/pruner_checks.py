@@ -16,7 +16,7 @@ from .errors import InputError
 from .gates import refuse_gated
 from .gates.coverage import prunable_params, unreached, warn_of_little, warn_of_unreached
 from .graph import ChannelGraph, ChannelGroup
-from .graph.group import GroupUnion
+from .graph.group import GroupUnion, build_group
 from .layers.composite import named_layers
 
 __all__ = [
@@ -227,8 +227,11 @@ def _unchecked(graph: Any) -> Iterator[None]:
 
 def _without_best(pruner: Any, group: ChannelGroup | GroupUnion) -> Any:
     """The same removal without the best channels of the group; None if it cannot be told."""
-    score = None if isinstance(group, GroupUnion) else pruner.estimate_importance(group)
-    if score is None or isinstance(group, GroupUnion):
+    if isinstance(group, GroupUnion):
+        return None
+    whole = build_group(pruner.DG, group.channel_set, group.channel_set.components)
+    score = pruner.estimate_importance(whole)
+    if score is None:
         return None
     root, dep = group.channel_set.root, group[0].dep
     positions = root.positions()
@@ -240,6 +243,12 @@ def _without_best(pruner: Any, group: ChannelGroup | GroupUnion) -> Any:
     else:  # one score for each component
         by_component = dict(zip(positions, score.tolist(), strict=False))
     ranked = sorted(by_component, key=lambda component: -by_component[component])
-    best = set(root.where(ranked[: pruner.round_to or 1]).tolist())
+    kept = set(ranked[: pruner.round_to or 1])
+    going = {c for c in root.components[list(group[0].idxs)].tolist() if c} - kept
+    for site in group.channel_set.sites:  # a layer that holds a part of the group keeps one, too
+        used = site.members().keys()
+        if used <= going:
+            kept.add(max(used, key=lambda component: by_component.get(component, 0.0)))
+    best = set(root.where(kept).tolist())
     removed = [index for index in group[0].idxs if index not in best]
     return pruner.DG.get_pruning_group(dep.target.module, dep.handler, removed)
