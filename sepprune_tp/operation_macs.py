@@ -94,6 +94,7 @@ class OperationCounter:
         self.running: list[nn.Module] = []
         self.inside = 0
         self._key: Key = ()
+        self._function = ""
 
     def modes(self) -> tuple[TorchFunctionMode, TorchDispatchMode]:
         """What has to be on while the model runs."""
@@ -102,6 +103,8 @@ class OperationCounter:
     def count(self, operation: Any, named: Mapping[str, Any], output: Any) -> None:
         """Note one operation."""
         macs = macs_of(operation, named, output)
+        if operation.overloadpacket is aten.mul and self._function == "einsum":
+            macs = [output.numel()]  # a sum over an axis of one element
         if not macs:
             return
         module = self.running[-1] if self.running else self._model
@@ -113,13 +116,14 @@ class OperationCounter:
                 return
         self.products[module] += sum(macs)
 
-    def within(self, key: Key, call: Callable[[], Any]) -> Any:
+    def within(self, key: Key, name: str, call: Callable[[], Any]) -> Any:
         """Run a function of the model's code."""
-        before, self._key = self._key, key
+        before = self._key, self._function
+        self._key, self._function = key, name
         try:
             return call()
         finally:
-            self._key = before
+            self._key, self._function = before
 
 
 class _Places(TorchFunctionMode):
@@ -134,7 +138,8 @@ class _Places(TorchFunctionMode):
         if self._counter.inside:
             return func(*args, **kwargs)
         key = key_of(sys._getframe(1))
-        return self._counter.within(key, lambda: func(*args, **kwargs))
+        name = getattr(func, "__name__", "")
+        return self._counter.within(key, name, lambda: func(*args, **kwargs))
 
 
 class _Operations(TorchDispatchMode):
