@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["prove"]
 
 _ROUNDS = 8
-_RUNS = 600  # of a model; what is not proved by then is protected
 _TRIED = 12  # single numbers of a module
 
 Numbered = tuple[int, ChannelSet]
@@ -100,7 +99,7 @@ def _reason(graph: ChannelGraph, bench: Bench, numbered: Numbered, failure: Fail
             f"the model does not run without it ({failure.what}){where}: is a size written as a "
             "number in its code?"
         )
-    where = bench.first_difference(graph, [numbered]) if bench.runs < 2 * _RUNS else ""
+    where = bench.first_difference(graph, [numbered]) if not bench.spent else ""
     return f"the pruned model is not the gated one: {failure.what}" + (
         f", {where}" if where else ""
     )
@@ -122,7 +121,7 @@ def _searched(graph: ChannelGraph, bench: Bench, units: list[Unit]) -> _State:
 def _add(state: _State, units: list[Unit], first: int) -> None:
     if not units:
         return
-    if state.bench.runs > _RUNS:
+    if state.bench.spent:
         late = Failure("the proof took too long to get to it", False)
         state.bad.extend((unit, late) for unit in units)
         return
@@ -173,7 +172,7 @@ def _widths_for(
         if (width.module, width.attribute, width.item) not in taken
     ]
     for chosen in _selections(candidates, reach):
-        if bench.runs > _RUNS:
+        if bench.spent:
             return None
         every = [*known, *_alike(graph, unit, chosen, taken)]
         again = bench.fails(graph, [*state.good, *unit], failure.trial, every)
@@ -306,7 +305,7 @@ def _tied(state: _State, with_widths: bool) -> _State | None:
     graph, bench = state.graph, state.bench
     failures = {n: why for unit, why in state.bad for n, _ in unit}
     for chosen in _unions(graph, [numbered for unit, _ in state.bad for numbered in unit]):
-        if bench.runs > _RUNS:
+        if bench.spent:
             return None
         ties = list(graph.ties)
         wanted = {label for _, s in [*state.good, *chosen] for label in s.root.labels.tolist()}

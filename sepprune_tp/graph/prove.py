@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -40,6 +41,8 @@ __all__ = ["Bench", "Failure", "Proof", "Width"]
 
 _EXACT = {torch.float64: 1e-9, torch.float32: 2e-4}
 """Largest difference, relative to the largest value of an output, by precision."""
+_RUNS, _SECONDS = 3000, 40
+"""How often a model runs, and how long, for a proof at most."""
 _LARGE = 1 << 31
 """Bytes of parameters in double precision from which a model is compared as it is."""
 
@@ -177,7 +180,7 @@ class Bench:
         names: Mapping[Any, str],
     ) -> None:
         self._model, self._call, self._names = model, call, names
-        self.runs, self.error = 0, 0.0
+        self.runs, self.error, self._began = 0, 0.0, time.monotonic()
         self.skipped: str | None = None
         self.widths: list[Width] = []
         self._cut_names: dict[int, str] = {}
@@ -200,6 +203,11 @@ class Bench:
 
     trials = 2
     """Number of masks: of the example, and of one with another batch size and length."""
+
+    @property
+    def spent(self) -> bool:
+        """Whether the proof has taken as long as it may; what is not proved then is protected."""
+        return self.runs > _RUNS or time.monotonic() - self._began > _SECONDS
 
     def runs_alike(self) -> bool:
         """Whether the plain copy runs, and gives the same twice; in single precision if it must."""

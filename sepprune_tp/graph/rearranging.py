@@ -71,7 +71,11 @@ def rearrange(tracer: Tracing, operation: Any, named: dict[str, Any], output: An
     """Apply the operation to the labels as it was applied to the data."""
     if operation.overloadpacket in (aten.roll, aten.repeat, aten.tril, aten.triu):
         source = tracer.store.get(named["self"])
-        if source is not None and varying_dims(source):
+        along = set() if source is None else set(varying_dims(source))
+        dims = named.get("dims")
+        if source is not None and dims:
+            along &= {d % source.dim() for d in dims}
+        if source is not None and along:
             tracer.suspect([source], f"channels are moved by '{operation.overloadpacket.__name__}'")
     _moved(tracer.store.get, tracer.store.set, operation, named, output)
     bare_rearranged(tracer, operation, named, output)
