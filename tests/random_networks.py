@@ -26,6 +26,7 @@ from typing import Any
 import random_blocks  # noqa: F401  (registers its steps)
 import random_code  # noqa: F401
 import random_layers  # noqa: F401
+import random_operations  # noqa: F401
 import random_shapes  # noqa: F401
 import torch
 import torch_pruning as tp
