@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sepprune_tp.gates import GateSet
-from sepprune_tp.graph import ChannelGraph, hypotheses, prove
+from sepprune_tp.graph import ChannelGraph, prove
 from sepprune_tp.graph.prove import Width
 
 EXAMPLE = torch.randn(1, 1, 17, generator=torch.Generator().manual_seed(0))
@@ -256,7 +256,7 @@ def test_only_what_fails_stays() -> None:
 
 
 def test_what_is_not_proved_in_time_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hypotheses, "_RUNS", 0)
+    monkeypatch.setattr(prove, "_RUNS", 0)
     graph = graph_of(Numbered())
     assert sizes(graph) == {}
     assert "the proof took too long to get to it" in graph.protected["make"]
