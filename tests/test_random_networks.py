@@ -11,8 +11,9 @@ pytest.importorskip("hypothesis")
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from random_forms import Step
-from random_networks import Plan, Statistics, drawn_plan, network, outcome, shrunk
+from random_networks import Statistics, outcome
+from random_plans import Plan, drawn_plan, network, shrunk
+from random_steps import Step
 
 from sepprune_tp.graph import ChannelGraph
 from sepprune_tp.graph.prove import Proof

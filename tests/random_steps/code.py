@@ -1,13 +1,19 @@
-"""Steps of random networks about how code is written: numbers, states, tensors to fill."""
+"""Steps about how code is written: numbers, states, tensors to fill, generated code."""
 
 from __future__ import annotations
 
+import copy
+import io
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from random_forms import Form, Moved, Pick, Step, UnfitError, noise
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
+
+from .forms import WIDTHS, Form, Moved, Pick, Step, UnfitError, noise
 
 
 class Numbers(Step):
@@ -189,66 +195,144 @@ class Filled(Step):
         return y
 
 
-class Indexed(Step):
-    """Positions by numbers: gathered, added up, or looked up."""
+class Square(torch.autograd.Function):
+    """An operation with a backward of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.square().clamp(max=2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class Wrapped(Step):
+    """A layer that runs inside something else."""
 
     def draw(self, pick: Pick, form: Form) -> None:
-        if form.axes != "btc":
-            raise UnfitError(form.axes)
-        self.c = form.channels
-        self.table = nn.Parameter(noise(9, self.c))
-        self.how = pick.of("add, scatter, lookup, hot, take, segments, gather, best, where")
+        c, self.moved = form.channels, Moved(pick, form, -1)
+        self.layer = nn.Linear(c, pick(*WIDTHS))
+        self.how = pick.of("checkpoint, function, hook, pre hook, partial, guards, dict")
+        if self.how == "hook":
+            self.layer.register_forward_hook(lambda module, args, y: y * 2)
+        elif self.how == "pre hook":
+            self.layer.register_forward_pre_hook(lambda module, args: (args[0].tanh(),))
+        self.more = nn.ModuleDict({"act": nn.GELU(), "norm": nn.LayerNorm(self.layer.out_features)})
+        self.form = form.resized(c=self.layer.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, t, c = x.shape
-        order = torch.arange(t) // 2
-        if self.how == "add":
-            return x + torch.zeros_like(x).index_add_(1, order, x)
-        if self.how == "scatter":
-            index = order[None, :, None].expand(b, t, c)
-            return x + torch.zeros_like(x).scatter_add(1, index, x)
-        if self.how == "lookup":
-            return x + functional.embedding(order[None] % 9, self.table)
-        if self.how == "hot":
-            return x + functional.one_hot(order % 9, 9).to(x) @ self.table
-        if self.how == "take":
-            return torch.take_along_dim(x, order[None, :, None], 1)
-        if self.how == "segments":
-            return torch.stack([x[:, order == n].mean(1) for n in range(2)], 1).repeat(
-                1, t // 2 + 1, 1
-            )[:, :t]
-        if self.how == "gather":
-            score = x.mean(-1)
-            best = score.argmax(1)
-            return x + x[torch.arange(b), best].unsqueeze(1)
-        if self.how == "best":
-            index = x.norm(dim=-1).topk(2, 1)[1]
-            return x * x.gather(1, index.unsqueeze(-1).expand(-1, -1, c)).mean(1, keepdim=True)
-        y = torch.where((order % 2 == 0)[:, None], x, self.table[order % 9])
-        return y
+        x = self.moved.there(x)
+        if self.how == "checkpoint":
+            y = checkpoint(self.layer, x, use_reentrant=False)
+        elif self.how == "function":
+            y = Square.apply(self.layer(x))
+        elif self.how == "partial":
+            y = self.layer(input=x)
+        elif self.how == "guards":
+            y = self.layer(x)
+            if torch.isnan(y).any() or y.abs().max().item() > 1e6 or y.shape[:-1] != x.shape[:-1]:
+                raise ValueError("not a number")
+        elif self.how == "dict":
+            y = self.more["norm"](self.more["act"](self.layer(x)))
+        else:
+            y = self.layer(x)
+        return self.moved.back(y)
 
 
-class Distance(Step):
-    """Distances and products to a table, or between positions."""
+class Escape(Step):
+    """Values leave the tensor, and come back as another."""
 
     def draw(self, pick: Pick, form: Form) -> None:
-        if form.axes != "btc" or form.size("t") > 20:
-            raise UnfitError(form.axes)
-        self.table = nn.Parameter(noise(5, form.channels))
-        self.how = pick.of("table, positions, product, cosine, hard, kernel")
-        self.back = nn.Linear(5, form.channels)
+        self.how = pick.of(
+            "numpy, list, data, tensor, new tensor, deepcopy, file, item, storage, buffer, "
+            "attribute"
+        )
+        self.layer, self.moved = nn.Linear(form.channels, 5), Moved(pick, form, -1)
+        self.register_buffer("kept", torch.zeros(1))
+        self.form = form.resized(c=5)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "table":
-            return x + self.back((x.unsqueeze(2) - self.table).square().sum(-1).neg().softmax(-1))
-        if self.how == "positions":
-            return (x.unsqueeze(1) - x.unsqueeze(2)).square().mean(-1).neg().softmax(-1) @ x
-        if self.how == "product":
-            return x + self.back(torch.tanh(x @ self.table.T))
-        if self.how == "cosine":
-            near = functional.cosine_similarity(x.unsqueeze(2), self.table, dim=-1)
-            return x + near.softmax(-1) @ self.table
-        if self.how == "hard":
-            near = torch.cdist(x, self.table.expand(len(x), -1, -1)).argmin(-1)
-            return x + self.table[near]
-        return x + torch.einsum("btc,nc,nd->btd", x, self.table, self.table) / 5
+        y = self.escaped(x.detach()) + x * 0.5
+        return self.moved.back(self.layer(self.moved.there(y)))
+
+    def escaped(self, x: Tensor) -> Tensor:
+        if self.how == "numpy":
+            return torch.from_numpy(x.numpy() * 2)
+        if self.how == "list":
+            return torch.tensor(x.tolist(), dtype=x.dtype)
+        if self.how == "data":
+            return x.data * 2
+        if self.how == "tensor":
+            return torch.as_tensor(x).clone()
+        if self.how == "new tensor":
+            return x.new_tensor(x.tolist())
+        if self.how == "deepcopy":
+            return copy.deepcopy(x)
+        if self.how == "file":
+            file = io.BytesIO()
+            torch.save(x, file)
+            file.seek(0)
+            return torch.load(file)
+        if self.how == "item":
+            return x * float(x.mean()) + x.flatten()[0].item()
+        if self.how == "storage":
+            return (
+                torch.tensor(x.contiguous().untyped_storage(), dtype=torch.uint8)
+                .view(x.dtype)
+                .view(x.shape)
+                if x.is_contiguous() and not x.storage_offset()
+                else x
+            )
+        if self.how == "buffer":
+            self.kept = x.mean(-1)
+            return x * self.kept.unsqueeze(-1)
+        self.found = x * 2
+        return self.found
+
+
+class ByHand(nn.Module):
+    """A norm that torch.fx can trace."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(noise(width, near=1))
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return (y - y.mean(-1, keepdim=True)) * self.gain
+
+
+class Compiled(Step):
+    """Code that something else wrote, or a layer that something else changed."""
+
+    def draw(self, pick: Pick, form: Form) -> None:
+        c, how = form.channels, pick.of("fx, script, trace, pruned, functional, stateless, swapped")
+        self.how, self.moved = how, Moved(pick, form, -1)
+        layer: Any = ByHand(c) if how in ("fx", "functional", "stateless") else nn.Linear(c, 6)
+        if how == "fx":
+            layer = torch.fx.symbolic_trace(layer)
+        elif how == "script":
+            layer = torch.jit.script(layer)
+        elif how == "trace":
+            layer = torch.jit.trace(layer, torch.zeros(1, c))
+        elif how == "pruned":
+            prune.random_unstructured(layer, "weight", 0.3)
+        self.layer = layer
+        self.more = nn.Parameter(noise(c))
+        width = 6 if isinstance(layer, nn.Linear) or how in ("script", "trace") else c
+        self.form = form.resized(c=width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.moved.there(x)
+        if self.how == "functional":
+            y = torch.func.functional_call(self.layer, {"gain": self.more}, (x,))
+        elif self.how == "stateless":
+            state = {name: p * 0.5 for name, p in self.layer.named_parameters()}
+            y = torch.func.functional_call(self.layer, state, (x,))
+        elif self.how == "swapped":
+            y = functional.linear(x, *[p.sin() for p in self.layer.parameters()])
+        else:
+            y = self.layer(x)
+        return self.moved.back(y)

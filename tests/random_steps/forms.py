@@ -1,4 +1,4 @@
-"""What the steps of a random network are made of: forms of tensors, choices, and a registry.
+"""What steps are made of: forms of tensors, choices, and a registry.
 
 A step is drawn from a few small numbers and the form of the tensor that it gets, so that any list
 of numbers is a network, and a shorter list with smaller numbers is a simpler one.
@@ -181,3 +181,15 @@ def hold(module: nn.Module, name: str, tensor: Tensor) -> None:
         module.register_parameter(name, tensor)
     else:
         module.register_buffer(name, tensor)
+
+
+def sequence(form: Form) -> None:
+    """Refuse all but sequences with a batch."""
+    if form.axes not in ("btc", "bct"):
+        raise UnfitError(form.axes)
+
+
+def moments(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """A norm by hand that several steps call."""
+    mean = x.mean(dims, keepdim=True)
+    return (x - mean) / ((x - mean).square().mean(dims, keepdim=True) + 1e-3).sqrt()
